@@ -1,0 +1,213 @@
+"""A direction: one subspace of gradient space for each parameter, with its provenance."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from svdproj.coverage import Coverage, coverage_of
+from svdproj.fit import FitOptions, fit_gradients, fit_model
+from svdproj.fitting import drop_noise
+from svdproj.metadata import DirectionMetadata, tensors_hash
+from svdproj.pairs import ContrastivePair
+from svdproj.serialization import read_direction, write_direction
+from svdproj.subspace import Subspace
+from svdproj.summary import summarize
+
+
+@dataclass(frozen=True, eq=False)
+class HackDirection:
+    """What training should not move the weights into: one `Subspace` for each parameter name, and where it comes from.
+
+    Args:
+        subspaces: canonical parameter name to subspace.
+        metadata: provenance.
+
+    Example:
+        >>> gradients = {"layer.weight": torch.randn(8, 16, 4)}
+        >>> direction = HackDirection.from_gradients(gradients, chart="dense", k=2, noise_floor=0.0)
+        >>> direction.subspaces["layer.weight"].rows.shape
+        torch.Size([2, 64])
+    """
+
+    subspaces: Mapping[str, Subspace]
+    metadata: DirectionMetadata = field(default_factory=DirectionMetadata)
+
+    @classmethod
+    def fit(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        pairs: Sequence[ContrastivePair],
+        *,
+        targets: str | Sequence[str] = "all-linear",
+        chart: str = "bilinear",
+        basis: str = "gradient",
+        chart_rank: int = 64,
+        k: int = 24,
+        noise_floor: float = 0.25,
+        loss: str = "mean",
+        holdout: float = 0.2,
+        batch_size: int = 8,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> HackDirection:
+        """Extract a direction from a model's gradients on contrastive pairs.
+
+        For pair `i` and weight `W` the difference is `Dᵢ = ∇NLL(hackᵢ) - ∇NLL(cleanᵢ)`; the rows are the top right
+        singular vectors of the differences in the chart, oriented hack-ward. Bases and rows come from the fitting share
+        alone; what they catch of the held-out pairs is in the metadata.
+
+        Args:
+            model: a causal language model; left exactly as it was.
+            tokenizer: its tokenizer; needs a chat template for chat prompts.
+            pairs: a few dozen pairs; at least two.
+            targets: `"all-linear"` for every linear weight but the output head (on a PEFT model: the trainable
+                parameters), `"trainable"`, or shell patterns for names, such as `"*.mlp.*.weight"`.
+            chart: `"bilinear"`, `"diagonal"` or `"dense"`; vectors, and matrices smaller than their chart, are dense
+                anyway.
+            basis: bases of bilinear charts: `"gradient"`, from the pairs' second moments, or `"weight"`, singular
+                vectors.
+            chart_rank: columns of each basis, at most.
+            k: rows for each parameter, at most; never more than there are fitting pairs.
+            noise_floor: share, by count, of the lowest singular values of all parameters that is dropped.
+            loss: `"mean"` over a completion's tokens, or their `"sum"`.
+            holdout: share of the prompts held out.
+            batch_size: pairs to a batch.
+            seed: of the split and the sketches; global random state is not touched.
+            progress: show a progress bar where `tqdm` is installed.
+
+        Raises:
+            ValueError: unknown options, fewer than two pairs, targets that select nothing, chat prompts without a chat
+                template, or a pair longer than the model's context.
+        """
+        options = FitOptions(chart, basis, chart_rank, k, noise_floor, loss, holdout, seed)
+        subspaces, metadata = fit_model(model, tokenizer, pairs, targets, options, batch_size, progress)
+        return cls(subspaces, metadata)
+
+    @classmethod
+    def from_gradients(
+        cls,
+        gradients: Mapping[str, Float[Tensor, "n_pairs *shape"]],
+        *,
+        chart: str = "bilinear",
+        chart_rank: int = 64,
+        k: int = 24,
+        noise_floor: float = 0.25,
+        seed: int = 0,
+    ) -> HackDirection:
+        """A direction from gradient differences that you computed yourself.
+
+        Args:
+            gradients: parameter name to the differences `Dᵢ`, hack minus clean, one for each pair.
+            chart: `"bilinear"` (bases from the differences' second moments) or `"dense"`.
+            chart_rank: columns of each basis, at most.
+            k: rows for each parameter, at most.
+            noise_floor: share of the lowest singular values that is dropped.
+            seed: of the sketches.
+
+        Raises:
+            ValueError: unknown options, differences that are not finite, or no pairs.
+        """
+        options = FitOptions(chart, "gradient", chart_rank, k, noise_floor, "", 0.0, seed)
+        subspaces, metadata = fit_gradients(gradients, options)
+        return cls(subspaces, metadata)
+
+    @classmethod
+    def empty(cls) -> HackDirection:
+        """The direction without subspaces: wrapping an optimizer with it changes nothing."""
+        return cls({})
+
+    def __len__(self) -> int:
+        """Number of parameters with a subspace."""
+        return len(self.subspaces)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file at exactly this path; it appears whole or not at all."""
+        write_direction(Path(path), self.subspaces, self.metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HackDirection:
+        """Read a saved direction.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: no direction, a damaged one, a newer format, or rows that are not orthonormal or not finite.
+        """
+        return cls(*read_direction(Path(path)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of names and tensors, the same on every device."""
+        return tensors_hash(
+            (f"{name}::{part}", tensor)
+            for name, subspace in sorted(self.subspaces.items())
+            for part, tensor in {"rows": subspace.rows, **subspace.chart.tensors}.items()
+        )
+
+    def truncate(self, k: int | None = None, noise_floor: float | None = None) -> HackDirection:
+        """The same direction with fewer rows.
+
+        Args:
+            k: keep at most so many rows of each parameter.
+            noise_floor: drop this share, by count, of the lowest singular values among the rows kept so far.
+        """
+        if k is not None and k < 1:
+            raise ValueError(f"k must be at least 1, got {k}; use HackDirection.empty() for no rows at all")
+        subspaces = {name: s if k is None else s.truncate(k) for name, s in self.subspaces.items()}
+        if noise_floor is not None:
+            subspaces = drop_noise(subspaces, noise_floor)
+        metadata = replace(
+            self.metadata,
+            k=self.metadata.k if k is None else min(k, self.metadata.k or k),
+            noise_floor=self.metadata.noise_floor if noise_floor is None else noise_floor,
+        )
+        return HackDirection(subspaces, metadata)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> HackDirection:
+        """The direction on another device or in another floating-point type."""
+        return HackDirection({name: s.to(device, dtype) for name, s in self.subspaces.items()}, self.metadata)
+
+    def random_like(self, seed: int) -> HackDirection:
+        """Random rows in the same charts, as many: the control for "any subspace of this size would do"."""
+        return HackDirection(
+            {
+                name: subspace.random_like(torch.Generator().manual_seed(seed + zlib.crc32(name.encode())))
+                for name, subspace in self.subspaces.items()
+            },
+            replace(self.metadata, seed=seed),
+        )
+
+    def overlap(self, other: HackDirection) -> dict[str, float]:
+        """Overlap of the subspaces for each parameter that both directions cover; 1 is the same span, 0 orthogonal."""
+        shared = [name for name in self.subspaces if name in other.subspaces]
+        if not shared and len(self) and len(other):
+            warnings.warn("the two directions share no parameter name", stacklevel=2)
+        return {name: self.subspaces[name].overlap(other.subspaces[name]) for name in shared}
+
+    def coverage(self, model: nn.Module | Iterable[tuple[str, Tensor]]) -> Coverage:
+        """Which parameters of a model the direction covers, and what it costs.
+
+        Args:
+            model: a module or `(name, parameter)` pairs.
+        """
+        named = model.named_parameters() if isinstance(model, nn.Module) else model
+        return coverage_of(self, named)
+
+    def summary(self) -> str:
+        """Spectrum, energy caught beside the random figure, held-out accuracy and provenance, as text."""
+        return summarize(self)
+
+    def __repr__(self) -> str:
+        rows = sum(subspace.k for subspace in self.subspaces.values())
+        return f"HackDirection({len(self)} parameters, {rows} rows, model {self.metadata.model_id!r})"

@@ -1,0 +1,132 @@
+"""Where a direction comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from svdproj._version import __version__
+from svdproj.pairs import ContrastivePair
+from svdproj.tokens import prompt_key
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Shares of the pairs' gradient energy `Σ‖Dᵢ‖²`, over all covered parameters or for one.
+
+    Args:
+        chart: share inside the charts, on the pairs that were fitted.
+        rows: share inside the rows.
+        chart_held_out: share inside the charts, on the pairs held out; `nan` without any.
+        rows_held_out: share inside the rows, on the pairs held out.
+        chart_random: what charts of random bases of the same size catch in the mean.
+        rows_random: what random rows in the whole space catch in the mean.
+    """
+
+    chart: float = float("nan")
+    rows: float = float("nan")
+    chart_held_out: float = float("nan")
+    rows_held_out: float = float("nan")
+    chart_random: float = float("nan")
+    rows_random: float = float("nan")
+
+
+@dataclass(frozen=True)
+class DirectionMetadata:
+    """Provenance of a direction; compares by value.
+
+    Args:
+        format_version: version of the file format.
+        svdproj_version: version that fitted it.
+        created: date and time in ISO 8601, UTC.
+        model_id: the model's name or path, as its configuration gives it.
+        weights_fingerprint: hash of the covered weights at the time of fitting.
+        chart: kind of chart asked for.
+        basis: where the bilinear chart's bases come from.
+        chart_rank: columns of each basis, at most.
+        k: rows for each parameter, at most.
+        noise_floor: share of singular values dropped over all parameters.
+        loss: `"mean"` or `"sum"` over a completion's tokens.
+        n_pairs: number of pairs fitted on.
+        n_held_out: number of pairs held out.
+        pairs_hash: hash of all pairs, in order.
+        seed: seed of the split and of the sketches.
+        energy: shares over all covered parameters.
+        held_out_accuracy: share of held-out pairs whose summed coefficients are hack-ward; `nan` without any.
+        energy_by_parameter: the shares for each parameter.
+    """
+
+    format_version: int = FORMAT_VERSION
+    svdproj_version: str = __version__
+    created: str = ""
+    model_id: str = ""
+    weights_fingerprint: str = ""
+    chart: str = ""
+    basis: str = ""
+    chart_rank: int = 0
+    k: int = 0
+    noise_floor: float = 0.0
+    loss: str = ""
+    n_pairs: int = 0
+    n_held_out: int = 0
+    pairs_hash: str = ""
+    seed: int = 0
+    energy: Energy = field(default_factory=Energy)
+    held_out_accuracy: float = float("nan")
+    energy_by_parameter: Mapping[str, Energy] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the file's header; what was not measured becomes null."""
+        plain: dict[str, Any] = _without_nan(asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> DirectionMetadata:
+        """The inverse of `to_json`; unknown fields of a later minor version are ignored."""
+        known = {key: value for key, value in record.items() if key in cls.__dataclass_fields__}
+        if known.get("held_out_accuracy", 0) is None:
+            known["held_out_accuracy"] = float("nan")
+        known["energy"] = _energy(known.get("energy", {}))
+        known["energy_by_parameter"] = {n: _energy(e) for n, e in known.get("energy_by_parameter", {}).items()}
+        return cls(**known)
+
+    def __eq__(self, other: object) -> bool:
+        # NaN is unequal to itself; by value, "not measured" equals "not measured".
+        return isinstance(other, DirectionMetadata) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.created, self.model_id, self.pairs_hash, self.weights_fingerprint))
+
+
+def pairs_hash(pairs: Iterable[ContrastivePair]) -> str:
+    """A hash of prompts and completions, in order."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for part in (prompt_key(pair.prompt), pair.hack, pair.clean):
+            digest.update(part.encode() + b"\xff")
+    return digest.hexdigest()
+
+
+def tensors_hash(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of names, shapes and values (as float32), independent of device and floating-point type."""
+    digest = hashlib.sha256()
+    for name, tensor in named_tensors:
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _energy(record: Mapping[str, Any]) -> Energy:
+    return Energy(**{key: float("nan") if value is None else value for key, value in record.items()})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and value != value else value

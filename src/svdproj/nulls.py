@@ -1,0 +1,61 @@
+"""What a random subspace would score: the yardstick beside every cosine.
+
+The energy that a uniformly random `k`-dimensional subspace of `R^n` catches of a fixed vector is distributed as
+`Beta(k/2, (n-k)/2)`, with mean `k/n`; by symmetry half of it falls on the hack-ward side.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def expected_energy(k: int, n: int, *, one_sided: bool = False) -> float:
+    """Mean share of a vector's squared norm inside a random subspace.
+
+    Args:
+        k: dimensions of the subspace.
+        n: dimensions of the space.
+        one_sided: count hack-ward coefficients only.
+
+    Raises:
+        ValueError: `k` is not within `0 … n`, or `n` is not positive.
+    """
+    if not 0 <= k <= n or n < 1:
+        raise ValueError(f"a subspace of {k} dimensions does not fit into {n}")
+    return k / n / (2 if one_sided else 1)
+
+
+def null_cosine(k: int, n: int, *, one_sided: bool = True) -> float:
+    """Root of the expected energy: the cosine to compare `cos_in` with."""
+    return sqrt(expected_energy(k, n, one_sided=one_sided))
+
+
+def sample_energy(k: int, n: int, samples: int, generator: torch.Generator) -> Float[Tensor, "samples"]:
+    """Draws of the energy share that a random subspace catches, by the definition of the Beta distribution.
+
+    A unit vector's squared components are a Gaussian vector's, normalised: the sum of `k` of them is a ratio of two
+    independent gamma variables.
+    """
+    if not 0 < k < n:
+        raise ValueError(f"sampling needs 0 < k < n, got k={k}, n={n}")
+    # torch's gamma sampler takes no generator; chi-square sums of Gaussians do, in bounded memory.
+    inside = _chi_square(k, samples, generator)
+    outside = _chi_square(n - k, samples, generator)
+    return inside / (inside + outside)
+
+
+def _chi_square(degrees: int, samples: int, generator: torch.Generator) -> Tensor:
+    total = torch.zeros(samples, dtype=torch.float64)
+    # Above this many degrees a chi-square is normal to three digits, and exact sums would take long.
+    exact = min(degrees, 4096)
+    for _ in range(exact):
+        total += torch.randn(samples, generator=generator, dtype=torch.float64).square()
+    rest = degrees - exact
+    if rest:
+        noise = torch.randn(samples, generator=generator, dtype=torch.float64)
+        total += rest + (2 * rest) ** 0.5 * noise
+    return total

@@ -1,0 +1,170 @@
+"""Which parameters a direction covers right now, stacked by shape so that one batched product serves each kind."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from svdproj.names import canonical_name
+from svdproj.subspace import Subspace, stack_subspaces
+
+# Parameters of one shape are worked on together up to this size; it bounds the temporary memory of a step.
+STACK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Parameters of one shape, dtype and placement, with their subspaces as one stacked subspace.
+
+    Args:
+        names: canonical names, one per parameter.
+        parameters: the parameters as the optimizer holds them.
+        subspace: float32, on the parameters' device; for sharded parameters the part that belongs to this shard.
+        sign: -1 where the optimizer maximises, so that `sign * gradient` points against the objective that is
+            descended.
+        numel: elements of one whole parameter, all shards together.
+        rows: true number of rows of each subspace, before padding.
+        group: processes that hold the other shards; none when each process holds whole parameters.
+    """
+
+    names: tuple[str, ...]
+    parameters: tuple[Tensor, ...]
+    subspace: Subspace
+    sign: float
+    numel: int
+    rows: Tensor
+    group: ProcessGroup | None
+
+    @property
+    def locals(self) -> list[Tensor]:
+        """The parameters' data in this process."""
+        return [local(parameter.detach()) for parameter in self.parameters]
+
+    @property
+    def grads(self) -> list[Tensor | None]:
+        """The gradients' data in this process."""
+        return [None if parameter.grad is None else local(parameter.grad) for parameter in self.parameters]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor: the shard of a DTensor, the tensor itself otherwise."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def covered_parameters(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    param_groups: Sequence[Mapping[str, Any]],
+    subspaces: Mapping[str, Subspace],
+) -> dict[str, tuple[Tensor, bool]]:
+    """Canonical name to parameter and whether its group maximises, for what the optimizer trains and the direction
+    covers.
+
+    A tensor that appears under several names is covered once, under the first name that the direction knows.
+    """
+    maximises = {id(p): bool(group.get("maximize", False)) for group in param_groups for p in group["params"]}
+    covered: dict[str, tuple[Tensor, bool]] = {}
+    seen: set[int] = set()
+    for name, parameter in named_parameters:
+        name = canonical_name(name)
+        if name in subspaces and id(parameter) in maximises and id(parameter) not in seen:
+            covered[name] = (parameter, maximises[id(parameter)])
+            seen.add(id(parameter))
+    return covered
+
+
+def make_stacks(covered: Mapping[str, tuple[Tensor, bool]], subspaces: Mapping[str, Subspace]) -> list[Stack]:
+    """Group covered parameters into stacks; the grouping depends on global shapes alone, so all processes find the same."""
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for name, (parameter, maximise) in covered.items():
+        check_supported(name, parameter)
+        subspace = subspaces[name]
+        bases = tuple((key, tuple(t.shape)) for key, t in subspace.chart.tensors.items())
+        placement = (parameter.device_mesh, tuple(parameter.placements)) if isinstance(parameter, DTensor) else None
+        alike[
+            tuple(parameter.shape), parameter.dtype, parameter.device, maximise, subspace.chart.kind, bases, placement
+        ].append(name)
+    stacks = []
+    for names in alike.values():
+        first = covered[names[0]][0]
+        count = max(1, STACK_BYTES // (4 * max(1, prod(first.shape))))
+        stacks += [_stack(names[i : i + count], covered, subspaces) for i in range(0, len(names), count)]
+    return stacks
+
+
+def _stack(
+    names: Sequence[str], covered: Mapping[str, tuple[Tensor, bool]], subspaces: Mapping[str, Subspace]
+) -> Stack:
+    parameters = tuple(covered[name][0] for name in names)
+    first, maximise = covered[names[0]]
+    device = local(first.detach()).device
+    shards = [_shard(subspaces[name].to(device, torch.float32), first) for name in names]
+    return Stack(
+        names=tuple(names),
+        parameters=parameters,
+        subspace=stack_subspaces(shards),
+        sign=-1.0 if maximise else 1.0,
+        numel=first.numel(),
+        rows=torch.tensor([subspaces[name].k for name in names], dtype=torch.float32, device=device),
+        group=_shard_group(first),
+    )
+
+
+def _shard(subspace: Subspace, parameter: Tensor) -> Subspace:
+    if not isinstance(parameter, DTensor):
+        return subspace
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    for dim, (start, length, whole) in enumerate(zip(offset, shape, parameter.shape, strict=True)):
+        if length != whole:
+            # An empty shard's offset may lie past the end; its slice is empty wherever it starts.
+            subspace = subspace.narrow(dim, min(start, whole - length), length)
+    return subspace
+
+
+def _shard_group(parameter: Tensor) -> ProcessGroup | None:
+    """The processes over which a sharded parameter's partial sums add up."""
+    if not isinstance(parameter, DTensor):
+        return None
+    mesh = parameter.device_mesh
+    dims = [
+        dim for dim, placement in enumerate(parameter.placements) if isinstance(placement, Shard) and mesh.size(dim) > 1
+    ]
+    if not dims:
+        return None
+    if len(dims) > 1:
+        raise NotImplementedError(
+            f"a parameter is sharded over {len(dims)} mesh dimensions ({parameter.placements}); svdproj projects "
+            "parameters that are sharded over one: use fully_shard over one (flattened) mesh dimension"
+        )
+    return mesh.get_group(dims[0])
+
+
+def check_supported(name: str, parameter: Tensor) -> None:
+    """Refuse what cannot be projected, by name.
+
+    Raises:
+        NotImplementedError: a flat parameter (FSDP1, ZeRO) or a DTensor placement other than shards and replicas.
+        TypeError: a complex or integer parameter.
+    """
+    if hasattr(parameter, "_is_flat_param") or hasattr(parameter, "ds_id"):
+        raise NotImplementedError(
+            f"{name} is a flat or partitioned parameter (FSDP1 or ZeRO), whose shape svdproj cannot see; "
+            "use FSDP2 (torch.distributed.fsdp.fully_shard) or DDP instead"
+        )
+    if not parameter.is_floating_point():
+        raise TypeError(f"{name} has dtype {parameter.dtype}; svdproj projects real floating-point parameters")
+    if isinstance(parameter, DTensor):
+        for placement in parameter.placements:
+            if type(placement) is not Shard and not placement.is_replicate():
+                raise NotImplementedError(
+                    f"{name} has the placement {placement}; svdproj projects evenly or unevenly sharded (`Shard`) "
+                    "and replicated DTensors"
+                )

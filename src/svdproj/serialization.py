@@ -1,0 +1,115 @@
+"""A direction as one safetensors file: tensors by name, provenance in the header, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from svdproj.charts import CHART_KINDS, Chart, DenseChart
+from svdproj.metadata import FORMAT_VERSION, DirectionMetadata
+from svdproj.subspace import Subspace, orthonormality_error
+
+_HEADER = "svdproj"
+# Between a parameter's name and its tensor's; no module path holds it.
+_SEPARATOR = "::"
+# float32 rows from a float64 decomposition are orthonormal to 1e-6; bfloat16 keeps 8 bits of each entry.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def write_direction(path: Path, subspaces: Mapping[str, Subspace], metadata: DirectionMetadata) -> None:
+    """Write to a temporary name beside `path` and rename, so that the file is there whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    charts: dict[str, dict[str, Any]] = {}
+    for name, subspace in subspaces.items():
+        charts[name] = {"kind": subspace.chart.kind, "shape": list(subspace.chart.shape)}
+        parts = {"rows": subspace.rows, "singular_values": subspace.singular_values, **subspace.chart.tensors}
+        tensors |= {f"{name}{_SEPARATOR}{part}": tensor.contiguous().cpu() for part, tensor in parts.items()}
+    header = {"format_version": FORMAT_VERSION, "metadata": metadata.to_json(), "charts": charts}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={_HEADER: json.dumps(header)})
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_direction(path: Path) -> tuple[dict[str, Subspace], DirectionMetadata]:
+    """Read what `write_direction` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no safetensors file or a damaged one, holds no direction, is of a newer format, or its
+            tensors do not fit each other, are not finite or not orthonormal.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such direction file; write one with HackDirection.save or `svdproj extract`"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header_text = (file.metadata() or {}).get(_HEADER)
+            if header_text is None:
+                raise ValueError(f"{path} is a safetensors file without a direction in it (no {_HEADER!r} header)")
+            header = json.loads(header_text)
+            if header["format_version"] > FORMAT_VERSION:
+                raise ValueError(
+                    f"{path} has format version {header['format_version']}, this svdproj reads up to {FORMAT_VERSION}; "
+                    "install a newer svdproj"
+                )
+            subspaces = {}
+            for name, chart in header["charts"].items():
+                prefix = f"{name}{_SEPARATOR}"
+                parts = {
+                    key.removeprefix(prefix): file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118 (safe_open has no __iter__)
+                    if key.startswith(prefix)
+                }
+                subspaces[name] = _subspace(path, name, chart, parts)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a readable safetensors file ({error}); it may be cut short: copy it again"
+        ) from None
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path} has a damaged header ({type(error).__name__}: {error}); extract the direction again"
+        ) from None
+    return subspaces, DirectionMetadata.from_json(header["metadata"])
+
+
+def _subspace(path: Path, name: str, chart: Mapping[str, Any], parts: dict[str, Tensor]) -> Subspace:
+    if chart["kind"] not in CHART_KINDS:
+        raise ValueError(f"{path}: {name} has the unknown chart {chart['kind']!r}; known are {', '.join(CHART_KINDS)}")
+    rows, singular_values = parts.pop("rows"), parts.pop("singular_values")
+    built = _chart(chart, parts)
+    for part, tensor in {"rows": rows, "singular_values": singular_values, **parts}.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: the {part} of {name} are not finite; extract the direction again")
+    if built.shape != tuple(chart["shape"]) or rows.shape[-1] != built.size or len(rows) != len(singular_values):
+        raise ValueError(
+            f"{path}: the tensors of {name} do not fit each other (rows {tuple(rows.shape)}, chart {built.shape} with "
+            f"{built.size} coordinates)"
+        )
+    for part, basis in {"rows": rows, **{key: tensor.mT for key, tensor in parts.items()}}.items():
+        if (error := orthonormality_error(basis)) > _TOLERANCE.get(basis.dtype, 1e-4):
+            raise ValueError(
+                f"{path}: the {part} of {name} are not orthonormal (off by {error:.1e}), so projecting on them would "
+                "distort updates; extract the direction again"
+            )
+    return Subspace(built, rows, singular_values)
+
+
+def _chart(chart: Mapping[str, Any], parts: dict[str, Tensor]) -> Chart:
+    if chart["kind"] == DenseChart.kind:
+        return DenseChart(tuple(chart["shape"]))
+    return CHART_KINDS[chart["kind"]](**parts)  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""A subspace of one parameter's gradient space: a few orthonormal rows in a chart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from svdproj.charts import Chart, stack_charts
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """`k` orthonormal rows in a chart's `m` coordinates, oriented so that a hack-ward gradient has positive
+    coefficients.
+
+    Args:
+        chart: maps the parameter's gradient to coordinates.
+        rows: orthonormal rows.
+        singular_values: how strongly the pairs point along each row, in units of the gradient, descending.
+    """
+
+    chart: Chart
+    rows: Float[Tensor, "*stack k m"]
+    singular_values: Float[Tensor, "*stack k"]
+
+    def __post_init__(self) -> None:
+        if self.rows.shape[-1] != self.chart.size:
+            raise ValueError(
+                f"rows have {self.rows.shape[-1]} coordinates, the chart of shape {self.chart.shape} "
+                f"has {self.chart.size}"
+            )
+
+    @property
+    def k(self) -> int:
+        """Number of rows."""
+        return self.rows.shape[-2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows and of the chart's bases."""
+        return sum(tensor.nbytes for tensor in (self.rows, self.singular_values, *self.chart.tensors.values()))
+
+    def coefficients(self, x: Float[Tensor, "..."]) -> Float[Tensor, "*batch k"]:
+        """Inner products of the rows with a tensor of the parameter's shape, or with a batch of them."""
+        return self.coefficients_of(self.chart.encode(x))
+
+    def coefficients_of(self, coordinates: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch k"]:
+        """The same for a tensor that is already in the chart's coordinates."""
+        return einsum(self.rows, coordinates, "... k m, ... m -> ... k")
+
+    def decode(self, coefficients: Float[Tensor, "*batch k"]) -> Float[Tensor, "..."]:
+        """The combination of the rows with these coefficients, as a tensor of the parameter's shape."""
+        return self.chart.decode(einsum(self.rows, coefficients, "... k m, ... k -> ... m"))
+
+    def truncate(self, k: int) -> Subspace:
+        """The first `k` rows."""
+        return Subspace(self.chart, self.rows[..., :k, :], self.singular_values[..., :k])
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Subspace:
+        """The subspace on another device or in another floating-point type."""
+        tensors = {name: tensor.to(device, dtype) for name, tensor in self.chart.tensors.items()}
+        return Subspace(
+            self.chart.with_tensors(tensors), self.rows.to(device, dtype), self.singular_values.to(device, dtype)
+        )
+
+    def narrow(self, dim: int, start: int, length: int) -> Subspace:
+        """The subspace's part on a slice of the parameter; the coefficients of all slices add up to the whole one's."""
+        return Subspace(self.chart.narrow(dim, start, length), self.rows, self.singular_values)
+
+    def random_like(self, generator: torch.Generator) -> Subspace:
+        """Rows of a uniformly random subspace of the same chart, as many (Haar measure, by QR of Gaussians)."""
+        gaussian = torch.randn(self.rows.mT.shape, generator=generator, dtype=torch.float64)
+        rows = torch.linalg.qr(gaussian).Q.mT.to(self.rows)
+        return Subspace(self.chart, rows, self.singular_values)
+
+    def overlap(self, other: Subspace) -> float:
+        """`‖A Bᵀ‖_F² / min(k_a, k_b)` between the decoded rows: 1 when one span holds the other, 0 when they are
+        orthogonal.
+
+        Raises:
+            ValueError: the subspaces belong to parameters of different shapes.
+        """
+        if self.chart.shape != other.chart.shape:
+            raise ValueError(f"overlap of subspaces for different shapes: {self.chart.shape} and {other.chart.shape}")
+        if not self.k or not other.k:
+            return 0.0
+        # Row by row: k decoded rows of a large weight at once would not fit.
+        cosines = torch.stack([other.coefficients(self.chart.decode(row)) for row in self.rows])
+        return float(cosines.square().sum() / min(self.k, other.k))
+
+
+def stack_subspaces(subspaces: list[Subspace]) -> Subspace:
+    """Many subspaces of one shape as one, with a leading dimension; missing rows are zeros, which catch nothing."""
+    k = max(subspace.k for subspace in subspaces)
+    return Subspace(
+        stack_charts([subspace.chart for subspace in subspaces]),
+        torch.stack([pad(subspace.rows, (0, 0, 0, k - subspace.k)) for subspace in subspaces]),
+        torch.stack([pad(subspace.singular_values, (0, k - subspace.k)) for subspace in subspaces]),
+    )
+
+
+def orthonormality_error(rows: Float[Tensor, "*stack k m"]) -> float:
+    """Largest deviation of `rows rowsᵀ` from the identity."""
+    rows = rows.float()
+    gram = einsum(rows, rows, "... i m, ... j m -> ... i j")
+    identity = rearrange(torch.eye(rows.shape[-2], device=rows.device), "i j -> i j")
+    return float((gram - identity).abs().amax()) if rows.shape[-2] else 0.0
