@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -44,10 +44,10 @@ class Chart(Protocol):
     def decode(self, coordinates: Float[Tensor, "*batch m"]) -> Float[Tensor, "..."]:
         """The tensor in the chart's span that has these coordinates."""
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Chart:
         """The same kind of chart on other bases."""
 
-    def narrow(self, dim: int, start: int, length: int) -> Self:
+    def narrow(self, dim: int, start: int, length: int) -> Chart:
         """The chart of rows `start : start + length` of the parameter's dimension `dim`, for one shard of it.
 
         The shard's coordinates are partial sums: those of all shards add up to the whole parameter's.
@@ -93,13 +93,13 @@ class DenseChart:
     def decode(self, coordinates: Float[Tensor, "*batch m"]) -> Float[Tensor, "..."]:
         return self._view(coordinates.reshape(*coordinates.shape[:-1], *self.shape))
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
+    def with_tensors(self, tensors: dict[str, Tensor]) -> DenseChart:
         if tensors:
             raise ValueError(f"a dense chart has no bases, got {', '.join(tensors)}")
         return self
 
-    def narrow(self, dim: int, start: int, length: int) -> Self:
-        return type(self)(self.shape, (*self.window, (dim, start, length)))
+    def narrow(self, dim: int, start: int, length: int) -> DenseChart:
+        return DenseChart(self.shape, (*self.window, (dim, start, length)))
 
     def _view(self, whole: Tensor) -> Tensor:
         for dim, start, length in self.window:
@@ -153,13 +153,13 @@ class BilinearChart:
             return self.left @ (core @ self.right.mT)
         return (self.left @ core) @ self.right.mT
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
-        return type(self)(tensors["left"], tensors["right"])
+    def with_tensors(self, tensors: dict[str, Tensor]) -> BilinearChart:
+        return BilinearChart(tensors["left"], tensors["right"])
 
-    def narrow(self, dim: int, start: int, length: int) -> Self:
+    def narrow(self, dim: int, start: int, length: int) -> BilinearChart:
         if dim == 0:
-            return type(self)(self.left.narrow(-2, start, length), self.right)
-        return type(self)(self.left, self.right.narrow(-2, start, length))
+            return BilinearChart(self.left.narrow(-2, start, length), self.right)
+        return BilinearChart(self.left, self.right.narrow(-2, start, length))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +198,13 @@ class DiagonalChart:
     def decode(self, coordinates: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out in"]:
         return (self.u * rearrange(coordinates, "... r -> ... 1 r")) @ self.v.mT
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
-        return type(self)(tensors["u"], tensors["v"])
+    def with_tensors(self, tensors: dict[str, Tensor]) -> DiagonalChart:
+        return DiagonalChart(tensors["u"], tensors["v"])
 
-    def narrow(self, dim: int, start: int, length: int) -> Self:
+    def narrow(self, dim: int, start: int, length: int) -> DiagonalChart:
         if dim == 0:
-            return type(self)(self.u.narrow(-2, start, length), self.v)
-        return type(self)(self.u, self.v.narrow(-2, start, length))
+            return DiagonalChart(self.u.narrow(-2, start, length), self.v)
+        return DiagonalChart(self.u, self.v.narrow(-2, start, length))
 
 
 CHART_KINDS: dict[str, type[DenseChart] | type[BilinearChart] | type[DiagonalChart]] = {

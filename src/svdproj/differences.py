@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from einops import einsum, rearrange
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from svdproj.charts import BilinearChart, Chart, DiagonalChart
 
 
+@runtime_checkable
 class Differences(Protocol):
     """`Dᵢ = ∇NLL(hackᵢ) - ∇NLL(cleanᵢ)` for the pairs of one batch and one parameter."""
 

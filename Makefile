@@ -1,0 +1,59 @@
+# Two commands for a new machine: `make demo` and `make test`. Each sets up .venv by itself.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# torch first and by its exact version: a range would bring the newest build instead of the tested one.
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Two test processes with one torch thread each.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format types docs bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.examples: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet "$(TORCH)"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[examples]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.examples
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	@touch $@
+
+setup: $(VENV)/.dev ## make .venv with everything for working on the project
+
+demo: $(VENV)/.examples ## the main job on its built-in default: a table and a figure, five minutes on two cores
+	$(PY) -m examples.leetcode_grpo demo
+
+test: setup lint types ## lint, types and all fast tests
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow and not gpu"
+
+test-slow: setup ## the tests that take minutes
+	$(PY) -m pytest -m "slow and not gpu" --timeout 3600
+
+lint: setup ## ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: setup ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: setup ## mypy, strict
+	$(VENV)/bin/mypy
+
+docs: setup ## the documentation site, strictly, into site/
+	$(VENV)/bin/mkdocs build --strict
+
+bench: setup ## the benchmarks, on this machine
+	for script in benchmarks/*.py; do $(PY) "$$script" || exit 1; done
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
