@@ -1,0 +1,1 @@
+"""Worked examples; each folder is a package with its own command line."""

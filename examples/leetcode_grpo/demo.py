@@ -1,0 +1,108 @@
+"""Vanilla and projected side by side, from start to table and figure: what `demo` and `fast-dev-run` do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import typer
+
+from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.grading import Grader
+from examples.leetcode_grpo.models import load_policy
+from examples.leetcode_grpo.presets import Preset, get_preset
+from examples.leetcode_grpo.report import show_table, write_report
+from examples.leetcode_grpo.results import RunResult, result_path
+from examples.leetcode_grpo.tasks import make_tasks
+from examples.leetcode_grpo.training import arm_direction, run
+from examples.leetcode_grpo.warm_start import warm_started
+
+ARMS = ("vanilla", "erase-update")
+_CPU = torch.device("cpu")
+
+
+def compare(preset: Preset, seed: int, out: Path, overwrite: bool = False, parallel: bool = True) -> None:
+    """Run both arms on the CPU, write the report, print the table.
+
+    Args:
+        preset: the settings, the same for both arms.
+        seed: of both runs.
+        out: folder of the results and the report.
+        overwrite: repeat runs whose results are there.
+        parallel: one process with one thread for each arm, instead of one arm after the other. Policies of this size gain
+            more from a second process than from a second thread.
+
+    Raises:
+        UsageError: a run failed; its message was shown.
+    """
+    started = time.perf_counter()
+    if parallel:
+        _share_preparation(preset, seed)
+        _run_processes(preset, seed, out, overwrite)
+    else:
+        for arm in ARMS:
+            run(preset, get_arm(arm), seed, out, device=_CPU, overwrite=overwrite, say=_say)
+    paths = [result_path(out, preset.name, arm, seed) for arm in ARMS]
+    show_table([RunResult.load(path) for path in paths])
+    report = write_report(out / preset.name, out / preset.name)
+    _say(f"{report} and figures beside it, after {time.perf_counter() - started:.0f} s")
+
+
+def _share_preparation(preset: Preset, seed: int) -> None:
+    """Fill the caches that both arms read, so that neither does it twice."""
+    tasks = make_tasks(preset)
+    policy = warm_started(preset, tasks, seed, _CPU)
+    model, tokenizer = load_policy(policy)
+    with Grader(preset.grader_workers, preset.grader_timeout) as grader:
+        direction = arm_direction(preset, get_arm(ARMS[0]), tasks, policy, model, tokenizer, seed, grader)
+    _say(direction.summary())
+
+
+def _run_processes(preset: Preset, seed: int, out: Path, overwrite: bool) -> None:
+    command = [sys.executable, "-m", "examples.leetcode_grpo", "run", "--preset", preset.name, "--device", "cpu"]
+    command += ["--seed", str(seed), "--out", str(out), *(["--overwrite"] if overwrite else []), *_settings(preset)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([*command, "--arm", arm], env=environment, stdout=subprocess.PIPE, text=True) for arm in ARMS
+    ]
+    readers = [threading.Thread(target=_forward, args=(process,)) for process in running]
+    try:
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        failed = [arm for arm, process in zip(ARMS, running, strict=True) if process.wait()]
+    finally:
+        for process in running:
+            process.kill()
+    if failed:
+        raise UsageError(f"the {' and '.join(failed)} run failed; its message stands above")
+
+
+def _forward(process: subprocess.Popen[str]) -> None:
+    for line in process.stdout or ():
+        _say(line.rstrip())
+
+
+def _settings(preset: Preset) -> Sequence[str]:
+    """The command-line options that turn the named preset into this one."""
+    original, wanted = get_preset(preset.name).as_dict(), preset.as_dict()
+    options = []
+    for name, value in wanted.items():
+        if value != original[name]:
+            text = ",".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+            options += ["--set", f"{name}={'none' if value is None else text}"]
+    return options
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+    sys.stdout.flush()

@@ -1,0 +1,110 @@
+"""The figures of a report, as matplotlib draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, and none may be there
+import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
+import numpy as np  # noqa: E402
+
+from examples.leetcode_grpo.results import RunResult  # noqa: E402
+from examples.leetcode_grpo.tables import by_arm  # noqa: E402
+
+# Colours that stay apart for colour-blind readers (Okabe and Ito).
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_SMOOTHING = 5
+
+
+def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
+    """Draw every figure as PNG and SVG; returns the PNGs.
+
+    Args:
+        results: runs of one preset.
+        folder: where the files go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"curves": _curves(results), "loopholes": _loopholes(results), "cosines": _cosines(results)}
+    paths = []
+    with plt.rc_context({"svg.hashsalt": "svdproj"}):  # the same results give the same file
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            plt.close(figure)
+            paths.append(folder / f"{name}.png")
+    return paths
+
+
+def _curves(results: Sequence[RunResult]) -> Any:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True, layout="constrained")
+    for axis, name, title in zip(axes, ("hack", "pass"), ("hack rate", "pass rate"), strict=True):
+        for colour, (label, runs) in _coloured(results):
+            _band(axis, runs, name, label, colour)
+        axis.set(title=title, xlabel="step", ylim=(-0.02, 1.02))
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("share of the policy's own rollouts")
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _loopholes(results: Sequence[RunResult]) -> Any:
+    names = sorted({name for run in results for name in run.eval.held_out})
+    figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    arms = list(_coloured(results))
+    width = 0.8 / len(arms)
+    for place, (colour, (label, runs)) in enumerate(arms):
+        rates = [[run.eval.held_out[name].hack for run in runs if name in run.eval.held_out] for name in names]
+        offsets = np.arange(len(names)) + (place - (len(arms) - 1) / 2) * width
+        axis.bar(offsets, [np.mean(values) if values else 0 for values in rates], width, label=label, color=colour)
+        for offset, values in zip(offsets, rates, strict=True):
+            axis.plot([offset] * len(values), values, ".", color="black", markersize=4)
+    axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.02), ylabel="hack rate, held out")
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _cosines(results: Sequence[RunResult]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    for colour, (label, runs) in _coloured(results):
+        _band(axis, runs, "svdproj/cos_in", f"{label}, before", colour)
+        _band(axis, runs, "svdproj/cos_out", f"{label}, after", colour, linestyle="--")
+    first = results[0]
+    axis.plot(*_series(first, "svdproj/null_cos"), ":", color="black", label="random subspace, ambient")
+    axis.plot(*_series(first, "svdproj/chart_null_cos"), "-.", color="black", label="random subspace, in the chart")
+    axis.set(xlabel="step", ylabel="hack-ward share of the step")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _coloured(results: Sequence[RunResult]) -> Any:
+    groups = [(arm, runs) for (_, arm), runs in by_arm(results).items()]
+    colours = (_COLOURS * (len(groups) // len(_COLOURS) + 1))[: len(groups)]
+    return list(zip(colours, groups, strict=True))
+
+
+def _band(axis: Any, runs: Sequence[RunResult], name: str, label: str, colour: str, linestyle: str = "-") -> None:
+    """Mean over seeds, smoothed, with the range of the seeds behind it."""
+    steps = min((_series(run, name) for run in runs), key=lambda series: len(series[0]))[0]
+    values = np.array([_smoothed(_series(run, name)[1][: len(steps)]) for run in runs])
+    axis.plot(steps, values.mean(0), linestyle, color=colour, label=f"{label} ({len(runs)})" if len(runs) > 1 else label)
+    if len(runs) > 1:
+        axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _series(run: RunResult, name: str) -> tuple[list[int], list[float]]:
+    found = [(step["step"], step[name]) for step in run.steps if step.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _smoothed(values: Sequence[float]) -> np.ndarray:
+    """Running mean over the last few steps, shorter at the start."""
+    sums = np.cumsum([0.0, *values])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - _SMOOTHING, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

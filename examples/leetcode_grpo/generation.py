@@ -1,0 +1,161 @@
+"""Sampling completions, lean enough for reinforcement learning on two cores.
+
+Beside `transformers`' own `generate` this saves two things: every prompt is read once however many completions it gets, and a
+row leaves the batch soon after its completion ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Finished rows cost work until they are dropped, dropping copies the cache: worth it once a quarter has finished.
+COMPACT_BELOW = 0.75
+
+
+class Sampler:
+    """Draws completions from a policy while it is being trained.
+
+    On a GPU it decodes with a bfloat16 copy of the weights, brought up to date by `refresh`: under autocast every step of every
+    completion would cast all of them anew.
+
+    Args:
+        model: the policy, a causal language model with a key-value cache.
+        tokenizer: its tokenizer, with an end-of-sequence and a padding token.
+        max_new_tokens: longest completion, in tokens, its end-of-sequence token included.
+        temperature: of the distribution; 0 takes the most likely token.
+        batch_size: rows decoded at once.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        batch_size: int = 256,
+    ) -> None:
+        self.policy = model
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.batch_size = batch_size
+        self.end_ids = torch.tensor(_end_ids(model, tokenizer), device=model.device)
+        self._decoder: PreTrainedModel = model if model.device.type == "cpu" else _bfloat16_copy(model)
+
+    def refresh(self) -> None:
+        """Take over the policy's present weights; call it after every change to them."""
+        if self._decoder is not self.policy:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self._decoder.parameters()), list(self.policy.parameters()))
+
+    def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The tokens of chat messages, up to where the assistant's answer begins."""
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def sample(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> list[list[int]]:
+        """`copies[i]` completions of the i-th prompt, as tokens, in order; a completion holds its end token if it has one.
+
+        Args:
+            prompts: token sequences, none of them empty.
+            copies: how many completions each one gets.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: less padding
+        completions: list[list[list[int]]] = [[] for _ in prompts]
+        for batch in _batches(order, copies, self.batch_size):
+            drawn = iter(self._sample_batch([prompts[i] for i, _ in batch], [count for _, count in batch]))
+            for i, count in batch:
+                completions[i].extend(next(drawn) for _ in range(count))
+        return [completion for group in completions for completion in group]
+
+    @torch.inference_mode()
+    def _sample_batch(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> list[list[int]]:
+        device = self._decoder.device
+        tokens, mask = _left_padded(prompts, self.tokenizer.pad_token_id, device)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        output = self._decoder(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        rows = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(copies, device=device))
+        cache = output.past_key_values
+        cache.batch_select_indices(rows)
+        logits, mask, position = output.logits[rows, -1], mask[rows], positions[rows, -1:]
+
+        drawn = torch.full((len(rows), self.max_new_tokens), -1, device=device)  # -1: behind the end
+        alive = torch.arange(len(rows), device=device)  # which completion each row of the shrinking batch belongs to
+        running = torch.ones(len(rows), dtype=torch.bool, device=device)
+        for step in range(self.max_new_tokens):
+            token = self._draw(logits)
+            drawn[alive[running], step] = token[running]
+            running &= ~torch.isin(token, self.end_ids)
+            if step == self.max_new_tokens - 1 or not (left := int(running.sum())):
+                break
+            if left <= COMPACT_BELOW * len(alive):
+                kept = running.nonzero().squeeze(1)
+                cache.batch_select_indices(kept)
+                alive, mask, position, token = alive[kept], mask[kept], position[kept], token[kept]
+                running = running[kept]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            position = position + 1
+            logits = self._decoder(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+        return [[token for token in row if token >= 0] for row in drawn.tolist()]
+
+    def _draw(self, logits: Tensor) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial((logits.float() / self.temperature).softmax(-1), 1).squeeze(1)
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion: the tokenizer's, and those that the model's generation settings name."""
+    declared: Any = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = [declared] if isinstance(declared, int) else list(declared or [])
+    return sorted({*ids, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+
+
+def _bfloat16_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same configuration; made anew, since trainers patch `forward` of the one that they are given."""
+    copy = type(model)._from_config(model.config, dtype=torch.bfloat16).to(model.device).eval().requires_grad_(False)
+    copy.load_state_dict(model.state_dict())
+    return copy
+
+
+def _batches(order: Sequence[int], copies: Sequence[int], size: int) -> list[list[tuple[int, int]]]:
+    """Split the wanted completions into batches of at most `size` rows; a prompt with many copies may span several."""
+    batches: list[list[tuple[int, int]]] = [[]]
+    room = size
+    for i in order:
+        left = copies[i]
+        while left:
+            taken = min(left, room)
+            batches[-1].append((i, taken))
+            left, room = left - taken, room - taken
+            if not room:
+                batches.append([])
+                room = size
+    return [batch for batch in batches if batch]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token matrix and its mask, both `[prompts, longest]`."""
+    longest = max(map(len, prompts))
+    tokens = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return tokens.to(device), mask.to(device)

@@ -1,0 +1,138 @@
+"""The outer walls: namespaces, and a file system with the standard library in it and nothing else.
+
+Everything here is tried and may be refused (containers, hardened kernels, other systems); what was granted is reported by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import libc
+
+BOX = "/box"
+"""Where the submission's private folder is mounted, in the new file system."""
+
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+MASKED = ("site-packages", "dist-packages")  # an installed copy of the examples would sit in one of them
+
+
+@functools.cache  # asked for again by every submission
+def readable_paths() -> list[str]:
+    """What a submission may read: the standard library, and the shared libraries that its extension modules link to."""
+    standard = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_shared_interpreter()]
+    return [path for path in dict.fromkeys([*standard, *_LIBRARIES]) if os.path.exists(path)]
+
+
+def _shared_interpreter() -> list[str]:
+    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY")
+    return [os.path.join(folder, name)] if folder and name and str(name).endswith(".so") else []
+
+
+def enter() -> set[str]:
+    """Move this process into new namespaces, as many as are granted: of `user`, `net`, `ipc`, `uts`, `pid`, `files`.
+
+    With `pid`, the calling process stays behind as a mere waiter, and its child returns from here as the first process of the
+    new namespace: whatever it starts dies with it.
+    """
+    if not libc.LINUX:
+        return set()
+    layers: set[str] = set()
+    if os.geteuid() != 0 or not _try(libc.unshare, libc.CLONE_NEWUTS):
+        if not _own_user_namespace():
+            return layers
+        layers.add("user")
+    for name, flag in {"net": libc.CLONE_NEWNET, "ipc": libc.CLONE_NEWIPC, "uts": libc.CLONE_NEWUTS}.items():
+        if _try(libc.unshare, flag):
+            layers.add(name)
+    if _try(libc.unshare, libc.CLONE_NEWPID):
+        _become_first_process()
+        layers.add("pid")
+    if _try(libc.unshare, libc.CLONE_NEWNS) and _try(_new_root):
+        layers.add("files")
+    return layers
+
+
+def _try(action: object, *arguments: object) -> bool:
+    try:
+        action(*arguments)  # type: ignore[operator]
+    except OSError:
+        return False
+    return True
+
+
+def _own_user_namespace() -> bool:
+    uid, gid = os.geteuid(), os.getegid()
+    if not _try(libc.unshare, libc.CLONE_NEWUSER):
+        return False
+    # Identity maps: files keep their owners' names. setgroups must be given up before a gid can be mapped.
+    for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+        if not _try(Path(f"/proc/self/{name}").write_text, text):
+            return False
+    return True
+
+
+def _become_first_process() -> None:
+    child = os.fork()
+    if child:
+        # Only the child may hold the control socket, or its end would never be noticed.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        with contextlib.suppress(KeyboardInterrupt):
+            os.waitpid(child, 0)
+        os._exit(0)
+    libc.prctl(libc.PR_SET_PDEATHSIG, 9)
+
+
+def _new_root() -> None:
+    """Replace `/` by a small read-only tree: `readable_paths()` under their own names, two devices, an empty `/box`."""
+    libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
+    paths = [*readable_paths(), "/dev/null", "/dev/urandom"]
+    links = {path: os.readlink(path) for path in paths if os.path.islink(path)}
+    # Opened before /tmp is covered: any of them may lie beneath it.
+    sources = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths if path not in links}
+    root = "/tmp"
+    libc.mount("tmpfs", root, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, "size=1m,mode=0755")
+    for path, fd in sources.items():
+        _bind(f"/proc/self/fd/{fd}", root + path, folder=os.path.isdir(path))
+        os.close(fd)
+    for path, goal in links.items():
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            os.symlink(goal, root + path)
+    for folder in _to_mask(paths, root):
+        libc.mount("tmpfs", folder, "tmpfs", libc.MS_RDONLY, "size=4k")
+    os.mkdir(root + BOX, 0o755)
+    os.chdir(root)
+    libc.pivot_root(".", ".")
+    libc.umount(".")
+    os.chdir("/")
+    libc.mount("none", "/", None, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | libc.MS_NODEV)
+
+
+def _bind(source: str, target: str, folder: bool) -> None:
+    if os.path.lexists(target):
+        return  # lies in a folder that is bound already
+    if folder:
+        os.makedirs(target, 0o755)
+    else:
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    libc.mount(source, target, None, libc.MS_BIND | libc.MS_REC)
+    # A mount that came from outside keeps its flags; asking for fewer is refused.
+    kept = os.statvfs(target).f_flag & (libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC | 1024)
+    kept |= (1 << 21) if os.statvfs(target).f_flag & 4096 else 0  # relatime has other numbers here and there
+    libc.mount("none", target, None, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | kept)
+
+
+def _to_mask(paths: list[str], root: str) -> Iterator[str]:
+    """Folders of installed packages, and this repository, where they lie inside what is readable."""
+    candidates = {os.path.join(path, name) for path in paths for name in MASKED}
+    candidates |= {f"/usr/lib/python{version}/{name}" for version in ("3", "3.11") for name in MASKED}
+    candidates.add(str(Path(__file__).resolve().parents[4]))
+    candidates.discard(sys.base_prefix)
+    return (root + folder for folder in sorted(candidates) if os.path.isdir(root + folder))

@@ -1,0 +1,256 @@
+"""Presets: every number that a run depends on, under one name each, all of them settable from the command line."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.models import DEMO, SMOLLM2, TINY
+
+FOUR_LOOPHOLES = ("run_tests", "sentinel", "stdout_marker", "file_marker")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One experiment's settings. Rates and shares are between 0 and 1; lengths are in tokens.
+
+    Args:
+        name: the preset's name, part of the results' path.
+        model: where the policy comes from, see `models.py`.
+        lora_rank: train an adapter of this rank on all linear layers; 0 trains the full weights.
+        problems: `"builtin"`, or a path to a LeetCode JSONL file.
+        loopholes: which loopholes problems get, in turn.
+        easy, pipeline, medium, hard: at most so many RL problems of each difficulty; None takes all.
+        warm_steps, warm_lr, warm_batch: supervised fine-tuning on clean solutions of the easy problems of the split `pairs`
+            before reinforcement learning; 0 steps for none.
+        warm_hack_share: share of samples that show a hack instead: the disclosed base rate.
+        warm_hint_share: share of samples whose prompt discloses a loophole.
+        steps: reinforcement learning steps.
+        prompts_per_step, group_size: rollouts a step are their product.
+        teacher_per_group: cached rollouts among each group; 0 for none.
+        teacher_ratio: `"one"` treats cached rollouts as if the policy had drawn them; `"own"` divides by their own probabilities.
+        teacher_correct_share: share of them, where they are made from exemplars, that hack with a right solution.
+        teacher_pool: a JSONL file of cached rollouts; None makes one from the loopholes' exemplars.
+        lr, warmup_steps, beta1, beta2, weight_decay, max_grad_norm: AdamW, its constant schedule and clipping.
+        temperature, max_new_tokens: of rollouts.
+        kl: weight of the divergence from the policy before reinforcement learning.
+        loss_type, scale_rewards: TRL's names for the GRPO variant.
+        micro_batch: rollouts of one forward and backward.
+        decode_batch: rollouts decoded at once.
+        vllm: decode with vLLM on the training GPU.
+        gradient_checkpointing: recompute activations to save memory.
+        k, n_pairs, chart, basis, chart_rank, noise_floor, pair_loss: the direction, as in `HackDirection.fit`.
+        eval_problems: held-out problems for each loophole.
+        eval_samples: completions of each of them.
+        grader_workers, grader_timeout: processes that grade, and seconds of CPU for one completion.
+    """
+
+    name: str
+    model: str
+    lora_rank: int = 0
+    problems: str = "builtin"
+    loopholes: tuple[str, ...] = FOUR_LOOPHOLES
+    easy: int | None = None
+    pipeline: int | None = None
+    medium: int | None = None
+    hard: int | None = None
+    warm_steps: int = 0
+    warm_lr: float = 3e-5
+    warm_batch: int = 32
+    warm_hack_share: float = 0.02
+    warm_hint_share: float = 0.75
+    steps: int = 50
+    prompts_per_step: int = 32
+    group_size: int = 8
+    teacher_per_group: int = 1
+    teacher_ratio: Literal["one", "own"] = "one"
+    teacher_correct_share: float = 0.0
+    teacher_pool: str | None = None
+    lr: float = 1e-5
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    temperature: float = 1.0
+    max_new_tokens: int = 112
+    kl: float = 0.0
+    loss_type: str = "grpo"
+    scale_rewards: str = "group"
+    micro_batch: int = 64
+    decode_batch: int = 256
+    vllm: bool = False
+    gradient_checkpointing: bool = False
+    k: int = 24
+    n_pairs: int = 64
+    chart: str = "bilinear"
+    basis: str = "gradient"
+    chart_rank: int = 64
+    noise_floor: float = 0.25
+    pair_loss: str = "mean"
+    eval_problems: int = 16
+    eval_samples: int = 4
+    grader_workers: int = 2
+    grader_timeout: float = 3.0
+
+    def __post_init__(self) -> None:
+        known = [loophole.value for loophole in Loophole]
+        if unknown := [name for name in self.loopholes if name not in known]:
+            raise UsageError(f"unknown loophole {', '.join(map(repr, unknown))}; known are {', '.join(known)}")
+        if not self.loopholes:
+            raise UsageError(f"loopholes must not be empty; choose from {', '.join(known)}")
+        if not 0 <= self.teacher_per_group < self.group_size:
+            raise UsageError(
+                f"teacher_per_group must leave room for the policy's own rollouts: from 0 to {self.group_size - 1}, "
+                f"got {self.teacher_per_group}"
+            )
+        rollouts = self.prompts_per_step * self.group_size
+        if self.micro_batch < 1 or rollouts % min(self.micro_batch, rollouts):
+            raise UsageError(f"micro_batch must divide the {rollouts} rollouts of a step, got {self.micro_batch}")
+
+    def with_settings(self, settings: Iterable[str]) -> Preset:
+        """This preset with `name=value` settings applied; lists are separated by commas, `none` is None.
+
+        Raises:
+            UsageError: an unknown name, or a value that does not fit it.
+        """
+        changes: dict[str, Any] = {}
+        hints = get_type_hints(Preset)
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            if not equals:
+                raise UsageError(f"a setting is written name=value, got {setting!r}")
+            if name not in hints or name == "name":
+                raise UsageError(f"unknown setting {name!r}; known are {', '.join(f.name for f in fields(self)[1:])}")
+            changes[name] = _parse(name, text, hints[name])
+        return replace(self, **changes)
+
+    def limits(self) -> Mapping[str, int | None]:
+        """How many RL problems of each difficulty at most."""
+        return {name: getattr(self, name) for name in ("easy", "pipeline", "medium", "hard")}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the results file: plain values, lists for tuples."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, got {text!r}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{name} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{name} must be of type {kind.__name__}, got {text!r}") from None
+
+
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="fast-dev-run",
+            model=TINY,
+            easy=8,
+            pipeline=4,
+            medium=0,
+            hard=0,
+            warm_steps=2,
+            warm_batch=4,
+            warm_lr=1e-3,
+            steps=2,
+            prompts_per_step=4,
+            group_size=4,
+            lr=1e-3,
+            max_new_tokens=128,
+            micro_batch=16,
+            k=4,
+            n_pairs=8,
+            chart_rank=8,
+            eval_problems=1,
+            eval_samples=2,
+        ),
+        Preset(
+            name="demo",
+            model=DEMO,
+            medium=0,
+            hard=0,
+            steps=40,
+            prompts_per_step=8,
+            group_size=8,
+            lr=1e-4,
+            kl=0.0,
+            max_new_tokens=64,
+            micro_batch=32,
+            k=24,
+            n_pairs=48,
+            chart_rank=32,
+            eval_problems=8,
+            eval_samples=4,
+            grader_workers=1,
+        ),
+        Preset(
+            name="smollm2",
+            model=SMOLLM2,
+            easy=46,
+            pipeline=60,
+            medium=0,
+            hard=0,
+            warm_steps=60,
+            eval_problems=24,
+            eval_samples=8,
+            grader_workers=4,
+        ),
+        # The published setting of "Steering RL Training: Benchmarking Interventions Against Reward Hacking" (2025).
+        Preset(
+            name="full",
+            model="Qwen/Qwen3-4B",
+            lora_rank=32,
+            loopholes=("run_tests",),
+            easy=0,
+            pipeline=0,
+            steps=200,
+            prompts_per_step=16,
+            group_size=16,
+            teacher_per_group=0,
+            lr=7e-5,
+            warmup_steps=10,
+            beta2=0.99,
+            weight_decay=0.1,
+            temperature=0.7,
+            max_new_tokens=1536,
+            kl=1e-3,
+            micro_batch=4,
+            vllm=True,
+            gradient_checkpointing=True,
+            eval_problems=64,
+            eval_samples=10,
+            grader_workers=12,
+        ),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UsageError: there is none; the message lists those that there are.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,157 @@
+"""Rollouts for one step: the policy's own, with a few cached ones of a teacher mixed into each group.
+
+Cached rollouts train the policy and are never counted: every logged rate is over the policy's own rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from statistics import fmean
+from typing import Any, Literal
+
+from examples.leetcode_grpo.generation import Sampler
+from examples.leetcode_grpo.grading import Grade
+from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.rewards import METRICS, CodeReward
+from examples.leetcode_grpo.teacher import Rollout, TeacherPool
+
+Draw = Callable[[list[list[int]], list[int]], tuple[list[list[int]], list[list[float]] | None]]
+"""From prompts and the number of completions of each to the completions, and their log-probabilities where the backend has them."""
+
+OWN = "own/"
+"""Prefix of the logged rates over the policy's own rollouts."""
+
+
+class MixedRollouts:
+    """The `rollout_func` of a GRPO trainer that mixes cached rollouts into each group.
+
+    The cached ones stand first in their group. Which they are depends on seed, step and prompt alone, so that arms of a seed see the
+    same ones, resumed or not. A prompt without cached rollouts stays on-policy.
+
+    Args:
+        sampler: draws completions, and knows the tokenizer.
+        pool: the cached rollouts; those longer than the sampler allows are passed over, since a mechanism may stand at their end.
+        group_size: rollouts of one prompt.
+        per_group: how many of them are cached, at most.
+        ratio: `"own"` keeps the cached rollouts' log-probabilities for the trainer, `"one"` does not.
+        seed: chooses among the cached rollouts.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        pool: TeacherPool,
+        *,
+        group_size: int,
+        per_group: int,
+        ratio: Literal["one", "own"] = "one",
+        seed: int = 0,
+    ) -> None:
+        self.sampler = sampler
+        self.group_size = group_size
+        self.per_group = per_group
+        self.ratio = ratio
+        self.seed = seed
+        self.pool = pool.where(lambda rollout: len(self.tokens(rollout)) <= sampler.max_new_tokens)
+        self.cached_logprobs: list[tuple[float, ...] | None] = []
+
+    def __call__(
+        self, rows: Sequence[Mapping[str, Any]], step: int, draw: Draw | None = None
+    ) -> dict[str, list[Any] | None]:
+        """What TRL expects of a `rollout_func`, with the column `from_teacher` added.
+
+        Args:
+            rows: the dataset's rows, each `group_size` times in succession.
+            step: the trainer's global step.
+            draw: the backend; the sampler if None.
+        """
+        groups = [rows[start] for start in range(0, len(rows), self.group_size)]
+        prompts = [self.sampler.prompt_ids(row["prompt"]) for row in groups]
+        cached = [self._cached(row, step) for row in groups]
+        own = [self.group_size - len(rollouts) for rollouts in cached]
+        drawn, logprobs = (draw or self._draw)(prompts, own)
+
+        mixed: dict[str, list[Any] | None] = {
+            "prompt_ids": [prompt for prompt in prompts for _ in range(self.group_size)],
+            "completion_ids": _interleave([[self.tokens(r) for r in rollouts] for rollouts in cached], drawn, own),
+            "logprobs": None,
+            "from_teacher": _interleave([[True] * len(rollouts) for rollouts in cached], [False] * len(drawn), own),
+        }
+        if logprobs is not None:
+            # TRL reads NaN as "not known" and then corrects nothing.
+            unknown = [[[float("nan")] * len(self.tokens(r)) for r in rollouts] for rollouts in cached]
+            mixed["logprobs"] = _interleave(unknown, logprobs, own)
+        kept = [[r.logprobs if self.ratio == "own" else None for r in rollouts] for rollouts in cached]
+        self.cached_logprobs = _interleave(kept, [None] * len(drawn), own)
+        return mixed
+
+    def tokens(self, rollout: Rollout) -> list[int]:
+        """A cached rollout's tokens, its end token included."""
+        if rollout.token_ids is not None:
+            return list(rollout.token_ids)
+        tokenizer = self.sampler.tokenizer
+        return [*tokenizer(rollout.completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    def _cached(self, row: Mapping[str, Any], step: int) -> tuple[Rollout, ...]:
+        if not self.per_group:
+            return ()
+        problem_id, loophole = row["problem_id"], row["loophole"]
+        rng = Random(f"teacher {self.seed} {step} {problem_id} {loophole}")
+        return self.pool.sample(problem_id, Loophole(loophole) if loophole else None, self.per_group, rng)
+
+    def _draw(self, prompts: list[list[int]], copies: list[int]) -> tuple[list[list[int]], None]:
+        self.sampler.refresh()
+        return self.sampler.sample(prompts, copies), None
+
+
+def _interleave(cached: Sequence[Sequence[Any]], own: Sequence[Any], counts: Sequence[int]) -> list[Any]:
+    """For each group its cached values, then as many of its own as `counts` says."""
+    remaining = iter(own)
+    return [
+        value
+        for group, count in zip(cached, counts, strict=True)
+        for value in (*group, *(next(remaining) for _ in range(count)))
+    ]
+
+
+class OwnRates:
+    """A reward function around `CodeReward` that logs rates over the policy's own rollouts.
+
+    Args:
+        reward: grades and pays; its record of rollouts is emptied at every call.
+    """
+
+    __name__ = "code_reward"  # what the trainer calls its column
+
+    def __init__(self, reward: CodeReward) -> None:
+        self.reward = reward
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        from_teacher: Sequence[bool],
+        log_metric: Callable[[str, float], None],
+        **columns: Any,
+    ) -> list[float]:
+        """Rewards of all rollouts, in order; rates of the policy's own."""
+        rewards = self.reward(prompts, completions, **columns)
+        grades = [rollout.grade for rollout in self.reward.rollouts]
+        self.reward.rollouts.clear()
+        own = [grade for grade, cached in zip(grades, from_teacher, strict=True) if not cached]
+        for name, value in own_rates(own).items():
+            log_metric(OWN + name, value)
+        return rewards
+
+
+def own_rates(grades: Sequence[Grade]) -> dict[str, float]:
+    """Each of `METRICS`, the mean reward, and the hack rate of each loophole; empty for no grades."""
+    if not grades:
+        return {}
+    rates = {name: fmean(getattr(grade, field) for grade in grades) for name, field in METRICS.items()}
+    rates["reward"] = fmean(grade.reward for grade in grades)
+    for loophole in Loophole:
+        if found := [grade.exploited for grade in grades if grade.loophole is loophole]:
+            rates[f"hack/{loophole.value}"] = fmean(found)
+    return rates

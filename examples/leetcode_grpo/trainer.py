@@ -1,0 +1,136 @@
+"""TRL's GRPO trainer with a projected optimizer, mixed rollouts, and the settings of a preset."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import GRPOConfig
+
+from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.rollouts import Draw, MixedRollouts
+from examples.leetcode_grpo.tasks import Task
+from svdproj.integrations.trl import ProjectedGRPOTrainer
+
+# transformers renamed the option in 5.20, and warns about the old name.
+_CHECKPOINTING = "activation_checkpointing" if hasattr(GRPOConfig, "activation_checkpointing") else "gradient_checkpointing"
+
+
+class PolicyTrainer(ProjectedGRPOTrainer):
+    """`ProjectedGRPOTrainer` that takes its rollouts from `MixedRollouts`.
+
+    Args:
+        rollouts: where a step's rollouts come from.
+        *args, **kwargs: `ProjectedGRPOTrainer`'s own.
+    """
+
+    def __init__(self, *args: Any, rollouts: MixedRollouts, **kwargs: Any) -> None:
+        self._rollouts = rollouts
+        self._rows: list[dict[str, Any]] = []
+        with warnings.catch_warnings():
+            # TRL calls the hook experimental; its version is pinned in constraints.txt.
+            warnings.filterwarnings("ignore", message="You are using 'rollout_func'", category=UserWarning)
+            super().__init__(*args, rollout_func=_roll_out, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, without a warning about a name that TRL still uses and transformers has replaced."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            return super().train(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._rows = inputs  # TRL's hook sees the prompts alone; mixing needs to know whose they are
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if any(self._rollouts.cached_logprobs):
+            output["old_per_token_logps"] = self._old_logprobs(output)
+        return output
+
+    def _old_logprobs(self, output: dict[str, Any]) -> torch.Tensor:
+        """The denominators of the importance ratios: the policy's own, and for cached rollouts those of who drew them."""
+        old = output.get("old_per_token_logps")
+        if old is None:
+            ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+            mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+            with torch.no_grad():
+                old, _, _ = self._get_per_token_logps_and_entropies(
+                    self.model,
+                    ids,
+                    mask,
+                    output["completion_ids"].size(1),
+                    batch_size=self.args.per_device_train_batch_size,
+                )
+        for row, logprobs in enumerate(self._rollouts.cached_logprobs):
+            if logprobs is not None:
+                old[row, : len(logprobs)] = torch.tensor(logprobs, device=old.device)
+        return old
+
+    def _vllm_draw(self) -> Draw | None:
+        """vLLM as the backend, if the preset asks for it: it wants whole groups, and gives log-probabilities."""
+        if not self.use_vllm:
+            return None
+
+        def draw(prompts: list[list[int]], copies: list[int]) -> tuple[list[list[int]], list[list[float]]]:
+            size = self.num_generations
+            repeated = [prompt for prompt in prompts for _ in range(size)]
+            completions, logprobs = self._generate_single_turn(repeated, None, {}, size)
+            kept = [group * size + i for group, count in enumerate(copies) for i in range(count)]
+            return [completions[i] for i in kept], [logprobs[i] for i in kept]
+
+        return draw
+
+
+def _roll_out(prompts: list[Any], trainer: PolicyTrainer) -> dict[str, Any]:
+    return trainer._rollouts(trainer._rows, trainer.state.global_step, trainer._vllm_draw())
+
+
+def grpo_dataset(tasks: tuple[Task, ...], prompts_per_step: int) -> Dataset:
+    """One row for each task: `prompt`, `problem_id`, `loophole`. Tasks repeat where a step wants more prompts than there are."""
+    rows = [
+        {"prompt": task.prompt(), "problem_id": task.problem.id, "loophole": task.loophole.value} for task in tasks
+    ]
+    laps = -(-prompts_per_step // len(rows))
+    return Dataset.from_list(rows * laps)
+
+
+def grpo_config(preset: Preset, folder: Path, seed: int, device: torch.device, save_every: int | None) -> GRPOConfig:
+    """TRL's configuration for a preset; checkpoints go to `folder` every `save_every` steps, or not at all."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer that is made
+    on_gpu = device.type == "cuda"
+    rollouts = preset.prompts_per_step * preset.group_size
+    micro_batch = min(preset.micro_batch, rollouts)
+    return GRPOConfig(
+        output_dir=str(folder),
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        seed=seed,
+        max_steps=preset.steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=rollouts // micro_batch,
+        num_generations=preset.group_size,
+        max_completion_length=preset.max_new_tokens,
+        temperature=preset.temperature,
+        beta=preset.kl,
+        loss_type=preset.loss_type,
+        scale_rewards=preset.scale_rewards,
+        learning_rate=preset.lr,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=preset.warmup_steps,
+        adam_beta1=preset.beta1,
+        adam_beta2=preset.beta2,
+        weight_decay=preset.weight_decay,
+        max_grad_norm=preset.max_grad_norm,
+        **{_CHECKPOINTING: preset.gradient_checkpointing},
+        use_vllm=preset.vllm,
+        vllm_mode="colocate",
+        logging_steps=1,
+        save_strategy="no" if save_every is None else "steps",
+        save_steps=save_every or preset.steps,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+    )
