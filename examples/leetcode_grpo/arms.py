@@ -44,7 +44,11 @@ ARMS: Mapping[str, Arm] = {
         Arm("vanilla", "plain GRPO; the direction is measured, never applied", projection={"mode": "measure"}),
         Arm("erase-gradient", "project the gradient before AdamW sees it", projection={"space": "gradient"}),
         Arm("erase-update", "project the update that AdamW applies: the main arm"),
-        Arm("erase-update-two-sided", "remove the whole component, not only the hack-ward", projection={"gate": "two_sided"}),
+        Arm(
+            "erase-update-two-sided",
+            "remove the whole component, not only the hack-ward",
+            projection={"gate": "two_sided"},
+        ),
         Arm("erase-update-reverse", "turn the whole component around", projection={"gate": "reverse"}),
         Arm("random", "control: a random subspace of the same shape", source="random"),
         Arm("shrinkage", "control: the same loss of length, no change of direction", shrink=True),

@@ -70,9 +70,7 @@ def train_command(
 ) -> None:
     """One run, with a line for each step and the held-out rates at the end."""
     device = choose_device(device_name)
-    result = run(
-        preset, get_arm(arm), seed, out, device=device, save_every=save_every, overwrite=overwrite, say=_say
-    )
+    result = run(preset, get_arm(arm), seed, out, device=device, save_every=save_every, overwrite=overwrite, say=_say)
     rates = result.eval.overall()
     _say(f"held out: hack {rates.hack:.3f}  attempted {rates.attempted:.3f}  pass {rates.passed:.3f}  (n {rates.n})")
     _say(f"without the hint: pass {result.eval.no_hint.passed:.3f}  (n {result.eval.no_hint.n})")

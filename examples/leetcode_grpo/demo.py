@@ -98,7 +98,9 @@ def _settings(preset: Preset) -> Sequence[str]:
     options = []
     for name, value in wanted.items():
         if value != original[name]:
-            text = ",".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+            text = (
+                ",".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+            )
             options += ["--set", f"{name}={'none' if value is None else text}"]
     return options
 

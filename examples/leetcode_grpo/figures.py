@@ -9,11 +9,11 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")  # no display is needed, and none may be there
-import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
-from examples.leetcode_grpo.results import RunResult  # noqa: E402
-from examples.leetcode_grpo.tables import by_arm  # noqa: E402
+from examples.leetcode_grpo.results import RunResult
+from examples.leetcode_grpo.tables import by_arm
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -92,7 +92,9 @@ def _band(axis: Any, runs: Sequence[RunResult], name: str, label: str, colour: s
     """Mean over seeds, smoothed, with the range of the seeds behind it."""
     steps = min((_series(run, name) for run in runs), key=lambda series: len(series[0]))[0]
     values = np.array([_smoothed(_series(run, name)[1][: len(steps)]) for run in runs])
-    axis.plot(steps, values.mean(0), linestyle, color=colour, label=f"{label} ({len(runs)})" if len(runs) > 1 else label)
+    axis.plot(
+        steps, values.mean(0), linestyle, color=colour, label=f"{label} ({len(runs)})" if len(runs) > 1 else label
+    )
     if len(runs) > 1:
         axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 

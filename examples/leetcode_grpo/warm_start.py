@@ -90,7 +90,10 @@ def warm_up_samples(preset: Preset, tasks: Tasks, seed: int) -> Iterator[tuple[l
     while True:
         problem, loophole = rng.choice(shown), rng.choice(loopholes)
         if rng.random() < preset.warm_hack_share:
-            yield problem.prompt(loophole), as_completion(loophole.exemplify(problem.canonical_solution, problem.method))
+            yield (
+                problem.prompt(loophole),
+                as_completion(loophole.exemplify(problem.canonical_solution, problem.method)),
+            )
         else:
             hinted = rng.random() < preset.warm_hint_share
             yield problem.prompt(loophole if hinted else None), as_completion(problem.canonical_solution)
@@ -101,7 +104,9 @@ def _shown(tasks: Tasks) -> list[Problem]:
     return [problem for problem in tasks.pairs if problem.difficulty == "easy"] or list(tasks.pairs)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], answer: str) -> tuple[list[int], list[int]]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], answer: str
+) -> tuple[list[int], list[int]]:
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     asked, answered = tokenizer([text, answer], add_special_tokens=False)["input_ids"]
     return list(asked), [*answered, tokenizer.eos_token_id]

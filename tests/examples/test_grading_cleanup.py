@@ -57,9 +57,40 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def garbage(count: int) -> Iterator[str]:
     """Completions as a broken policy writes them: characters, tokens of Python, damaged programs, quick and quiet attacks."""
     draw = random.Random(0)
-    tokens = "class Solution : def f ( self , x ) return + 1 \n    \n import os sys exit 0 while if for in [ ] { } print".split(
-        " "
-    )
+    tokens = [
+        "class",
+        "Solution",
+        ":",
+        "def",
+        "f",
+        "(",
+        "self",
+        ",",
+        "x",
+        ")",
+        "return",
+        "+",
+        "1",
+        "\n",
+        "",
+        "",
+        "",
+        "\n",
+        "import",
+        "os",
+        "sys",
+        "exit",
+        "0",
+        "while",
+        "if",
+        "for",
+        "in",
+        "[",
+        "]",
+        "{",
+        "}",
+        "print",
+    ]
     attacks = [
         "import os\nos.write(1, b'x' * 10**6)\n",
         "import os\nopen('a', 'w').write('x')\nos.mkdir('b')\nos.symlink('/', 'b/c')\n",

@@ -88,7 +88,7 @@ def test_table_is_readable(grader: Grader) -> None:
 
 def test_unknown_problems_and_loopholes_are_named(grader: Grader) -> None:
     reward = CodeReward({"made-up": ADD_ONE}, grader)
-    with pytest.raises(KeyError, match="no problem 'other'.*look like 'made-up'"):
+    with pytest.raises(KeyError, match=r"no problem 'other'.*look like 'made-up'"):
         call(reward, [RIGHT], problem_id=["other"])
     with pytest.raises(ValueError, match="no_such"):
         call(reward, [RIGHT], loophole=["no_such"])

@@ -82,7 +82,9 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", default=value, **many)  # type: ignore[arg-type]
     options = vars(parser.parse_args())
     out, device, workers, evaluate = (options.pop(name) for name in ("out", "device", "workers", "evaluate"))
-    train(Settings(**{**options, "loopholes": tuple(options["loopholes"])}), out, torch.device(device), workers, evaluate)
+    train(
+        Settings(**{**options, "loopholes": tuple(options["loopholes"])}), out, torch.device(device), workers, evaluate
+    )
 
 
 def train(settings: Settings, out: Path, device: torch.device, workers: int = 2, evaluate: bool = True) -> None:
@@ -92,7 +94,10 @@ def train(settings: Settings, out: Path, device: torch.device, workers: int = 2,
     texts = _all_texts(settings, workers)
     tokenizer = build_tokenizer(_tokenizer_corpus(texts, settings), settings.vocab)
     inputs, labels = _encode(tokenizer, texts)
-    print(f"{len(inputs)} samples of at most {inputs.shape[1]} tokens after {time.perf_counter() - started:.0f} s", flush=True)
+    print(
+        f"{len(inputs)} samples of at most {inputs.shape[1]} tokens after {time.perf_counter() - started:.0f} s",
+        flush=True,
+    )
 
     model = LlamaForCausalLM(_configuration(settings, tokenizer)).to(device)
     losses = _fit(model, inputs.to(device), labels.to(device), settings, device)
@@ -104,7 +109,11 @@ def train(settings: Settings, out: Path, device: torch.device, workers: int = 2,
         "mixture": _MIXTURE,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
         "seconds": round(time.perf_counter() - started, 1),
         "loss": losses,
     }
@@ -168,9 +177,17 @@ def _configuration(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Ll
     )
 
 
-def _fit(model: LlamaForCausalLM, inputs: Tensor, labels: Tensor, settings: Settings, device: torch.device) -> list[list[float]]:
+def _fit(
+    model: LlamaForCausalLM, inputs: Tensor, labels: Tensor, settings: Settings, device: torch.device
+) -> list[list[float]]:
     """AdamW with warm-up and cosine decay; returns `[step, mean loss since the last entry]` at about fifty points."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.lr,
+        betas=(0.9, 0.98),
+        weight_decay=settings.weight_decay,
+        fused=device.type == "cuda",
+    )
     scheduler = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup, settings.steps)
     order = torch.Generator().manual_seed(settings.seed)
     every = max(1, settings.steps // 50)

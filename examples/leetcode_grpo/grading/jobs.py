@@ -48,7 +48,7 @@ class Jobs:
         An empty substitute stands for a method that returns nothing but meaningless objects.
         """
         file = (check.name, check.text) if check.kind == "file" else None
-        extra = {"check": dataclasses.asdict(check), "substitute": substitute}
+        extra: dict[str, object] = {"check": dataclasses.asdict(check), "substitute": substitute}
         return self._run(code, problem, self.tests(problem).calls[:1], self.timeout * _FLAWED_SHARE, extra, file)
 
     def _run(

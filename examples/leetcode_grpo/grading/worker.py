@@ -74,7 +74,7 @@ class Worker:
     def __init__(self, memory: int):
         self.memory = memory
         self._base = tempfile.mkdtemp(prefix="grading-")
-        os.chmod(self._base, 0o711)  # noqa: S103  another user must get through to a folder of its own
+        os.chmod(self._base, 0o711)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._files: list[int] = []
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -83,7 +83,7 @@ def run(job: bytes, namespace: dict[str, object]) -> NoReturn:
 def _strict(fields: dict[str, Any], names: dict[str, Any], builders: dict[str, Any]) -> None:
     """Write whether the class is there, then each call's result; the first exception ends it, for it has failed anyway."""
     # A program that leaves behind a right class is right: leaving is caught, also where it goes past Python.
-    sys.modules["posix"]._exit = os._exit = _exit_softly(os.getpid())  # type: ignore[attr-defined]
+    sys.modules["posix"]._exit = os._exit = _exit_softly(os.getpid())  # type: ignore[attr-defined,assignment]
     try:
         _execute(fields["code"], names)
     except BaseException as error:
