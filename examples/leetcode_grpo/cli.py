@@ -1,4 +1,7 @@
-"""The example's command line."""
+"""The example's command line.
+
+What needs torch is imported by the command that runs, after its arguments were found right: help and mistakes come at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from examples.leetcode_grpo.arms import get_arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.models import DEMO, SMOLLM2, TINY, fetch_model
 from examples.leetcode_grpo.presets import PRESETS, Preset, get_preset
@@ -58,9 +62,10 @@ def extract(
     device: Device = "auto",
 ) -> None:
     """Extract a direction from contrastive pairs and save it."""
+    configured = _configured(preset, settings, model, problems)
     from examples.leetcode_grpo.commands import extract_command
 
-    extract_command(_configured(preset, settings, model, problems), pairs, seed, out, device)
+    extract_command(configured, pairs, seed, out, device)
 
 
 @app.command("run")
@@ -78,9 +83,10 @@ def run_command(
     overwrite: Annotated[bool, typer.Option(help="Repeat a run whose result is there already.")] = False,
 ) -> None:
     """Train one arm from one seed; writes OUT/PRESET/ARM-seedSEED.json."""
+    configured, chosen = _configured(preset, settings, model, problems, steps), get_arm(arm)
     from examples.leetcode_grpo.commands import train_command
 
-    train_command(_configured(preset, settings, model, problems, steps), arm, seed, out, device, save_every, overwrite)
+    train_command(configured, chosen, seed, out, device, save_every, overwrite)
 
 
 @app.command("report")
@@ -99,17 +105,19 @@ def demo(
     settings: Settings = None, steps: Steps = None, seed: Seed = 0, out: Out = Path("results"), overwrite: bool = False
 ) -> None:
     """The small policy, vanilla and projected, with a table and a figure: at most five minutes on two cores."""
+    configured = _configured("demo", settings, steps=steps)
     from examples.leetcode_grpo.demo import compare
 
-    compare(_configured("demo", settings, steps=steps), seed, out, overwrite)
+    compare(configured, seed, out, overwrite)
 
 
 @app.command("fast-dev-run")
 def fast_dev_run(settings: Settings = None, out: Out = Path("results")) -> None:
     """Every step of the pipeline once, with a tiny random policy that learns nothing: at most two minutes."""
+    configured = _configured("fast-dev-run", settings)
     from examples.leetcode_grpo.demo import compare
 
-    compare(_configured("fast-dev-run", settings), 0, out, overwrite=True, parallel=False)
+    compare(configured, 0, out, overwrite=True, parallel=False)
 
 
 def _configured(

@@ -1,4 +1,4 @@
-"""What the commands do; imported only by the command that runs, so that `--help` need not wait for torch."""
+"""What the commands do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import typer
 
-from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.arms import Arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.extraction import extract, make_pairs
 from examples.leetcode_grpo.grading import Grader
@@ -66,15 +66,15 @@ def extract_command(preset: Preset, pairs_file: Path | None, seed: int, out: Pat
 
 
 def train_command(
-    preset: Preset, arm: str, seed: int, out: Path, device_name: str, save_every: int | None, overwrite: bool
+    preset: Preset, arm: Arm, seed: int, out: Path, device_name: str, save_every: int | None, overwrite: bool
 ) -> None:
     """One run, with a line for each step and the held-out rates at the end."""
     device = choose_device(device_name)
-    result = run(preset, get_arm(arm), seed, out, device=device, save_every=save_every, overwrite=overwrite, say=_say)
+    result = run(preset, arm, seed, out, device=device, save_every=save_every, overwrite=overwrite, say=_say)
     rates = result.eval.overall()
     _say(f"held out: hack {rates.hack:.3f}  attempted {rates.attempted:.3f}  pass {rates.passed:.3f}  (n {rates.n})")
     _say(f"without the hint: pass {result.eval.no_hint.passed:.3f}  (n {result.eval.no_hint.n})")
-    _say(f"wrote {result_path(out, preset.name, arm, seed)}")
+    _say(f"wrote {result_path(out, preset.name, arm.name, seed)}")
 
 
 def _say(line: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.leetcode_grpo.arms import Source
@@ -12,6 +11,7 @@ from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.files import cache_folder, digest
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.models import policy_identity
 from examples.leetcode_grpo.pairs import bank_pairs, placebo_pairs
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.problems.loading import BUILTIN
@@ -121,9 +121,3 @@ def cached_direction(
     direction.save(draft)
     os.replace(draft, path)
     return direction
-
-
-def policy_identity(policy: str) -> list[object]:
-    """What changes when the weights behind a folder or hub name do: names, sizes and times of its weight files."""
-    files = sorted(Path(policy).glob("*.safetensors")) if Path(policy).is_dir() else []
-    return [policy, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]

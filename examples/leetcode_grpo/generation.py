@@ -48,7 +48,9 @@ class Sampler:
         self.temperature = temperature
         self.batch_size = batch_size
         self.end_ids = torch.tensor(_end_ids(model, tokenizer), device=model.device)
-        self._decoder: PreTrainedModel = model if model.device.type == "cpu" else _bfloat16_copy(model)
+        # An adapter is decoded with as it is: a copy would need the same adapter around it.
+        copied = model.device.type != "cpu" and not hasattr(model, "peft_config")
+        self._decoder: PreTrainedModel = _bfloat16_copy(model) if copied else model
 
     def refresh(self) -> None:
         """Take over the policy's present weights; call it after every change to them."""
@@ -68,6 +70,14 @@ class Sampler:
             prompts: token sequences, none of them empty.
             copies: how many completions each one gets.
         """
+        was_training = self._decoder.training
+        self._decoder.eval()  # while it trains, a model that recomputes its activations keeps no cache
+        try:
+            return self._sample(prompts, copies)
+        finally:
+            self._decoder.train(was_training)
+
+    def _sample(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> list[list[int]]:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: less padding
         completions: list[list[list[int]]] = [[] for _ in prompts]
         for batch in _batches(order, copies, self.batch_size):

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +83,12 @@ def fetch_model(source: str, wheel: Path | None = None) -> str:
     return source
 
 
+def policy_identity(policy: str) -> list[object]:
+    """What changes when the weights behind a folder or hub name do: names, sizes and times of its weight files."""
+    files = sorted(Path(policy).glob("*.safetensors")) if Path(policy).is_dir() else []
+    return [policy, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
+
+
 def _demo_folder() -> Path:
     if not (CHECKPOINT / "config.json").is_file():
         raise UsageError(
@@ -93,21 +101,29 @@ def _read(source: str, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizer
     transformers = require("transformers", "examples")
     name = fetch_model(source)
     offline = not Path(name).is_dir() and not _hub_answers(name)
-    logging = transformers.utils.logging
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=offline)
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=offline)
+        with no_progress_bars():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=offline)
+            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=offline)
     except (OSError, ValueError) as error:  # transformers reports missing and broken files alike as long OSErrors
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise UsageError(
             f"cannot load {source!r}: {reason}; choose --model {SMOLLM2}, {DEMO} or a local folder"
         ) from None
+    return model, tokenizer
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silence `transformers` for a second: a bar that is full at once is only noise between the lines of a run."""
+    logging = require("transformers", "examples").utils.logging
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if was_on:
             logging.enable_progress_bar()
-    return model, tokenizer
 
 
 def _hub_answers(name: str) -> bool:

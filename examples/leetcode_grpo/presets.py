@@ -22,6 +22,8 @@ class Preset:
         name: the preset's name, part of the results' path.
         model: where the policy comes from, see `models.py`.
         lora_rank: train an adapter of this rank on all linear layers; 0 trains the full weights.
+        trainable: `"all"` weights, or only the `"linear"` ones that directions cover. Embeddings and norms, which no direction
+            covers, are a way round the projection; the choice is the same for all arms.
         problems: `"builtin"`, or a path to a LeetCode JSONL file.
         loopholes: which loopholes problems get, in turn.
         easy, pipeline, medium, hard: at most so many RL problems of each difficulty; None takes all.
@@ -52,6 +54,7 @@ class Preset:
     name: str
     model: str
     lora_rank: int = 0
+    trainable: Literal["all", "linear"] = "all"
     problems: str = "builtin"
     loopholes: tuple[str, ...] = FOUR_LOOPHOLES
     easy: int | None = None
@@ -187,19 +190,23 @@ PRESETS: Mapping[str, Preset] = {
         Preset(
             name="demo",
             model=DEMO,
+            trainable="linear",
+            loopholes=("run_tests",),
+            # The policy solves most pipelines and has never seen these easy tasks: there only a hack pays.
+            easy=20,
             medium=0,
             hard=0,
-            steps=40,
+            steps=18,
             prompts_per_step=8,
             group_size=8,
+            teacher_per_group=0,
             lr=1e-4,
-            kl=0.0,
             max_new_tokens=64,
             micro_batch=32,
-            k=24,
-            n_pairs=48,
-            chart_rank=32,
-            eval_problems=8,
+            k=64,
+            n_pairs=115,
+            noise_floor=0.0,
+            eval_problems=16,
             eval_samples=4,
             grader_workers=1,
         ),

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import nn
+from torch.optim import Optimizer
 from trl import GRPOConfig
 
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.rollouts import Draw, MixedRollouts
+from examples.leetcode_grpo.shrinkage import ShrunkenOptimizer
 from examples.leetcode_grpo.tasks import Task
+from svdproj import ProjectedOptimizer
 from svdproj.integrations.trl import ProjectedGRPOTrainer
 
 # transformers renamed the option in 5.20, and warns about the old name.
@@ -22,28 +28,41 @@ _CHECKPOINTING = (
 )
 
 
+@contextmanager
+def known_warnings() -> Iterator[None]:
+    """Silence what TRL 1.16 and transformers 5.23 say about each other; constraints.txt pins the tested versions."""
+    with warnings.catch_warnings():
+        # TRL calls its rollout hook experimental.
+        warnings.filterwarnings("ignore", message="You are using 'rollout_func'", category=UserWarning)
+        # TRL and PEFT use the old names of what transformers has renamed.
+        warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
+        yield
+
+
 class PolicyTrainer(ProjectedGRPOTrainer):
     """`ProjectedGRPOTrainer` that takes its rollouts from `MixedRollouts`.
 
     Args:
         rollouts: where a step's rollouts come from.
+        shrink: scale the steps to the length that the projection would leave, instead of projecting them.
         *args, **kwargs: `ProjectedGRPOTrainer`'s own.
     """
 
-    def __init__(self, *args: Any, rollouts: MixedRollouts, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rollouts: MixedRollouts, shrink: bool = False, **kwargs: Any) -> None:
+        self._shrink = shrink
         self._rollouts = rollouts
         self._rows: list[dict[str, Any]] = []
-        with warnings.catch_warnings():
-            # TRL calls the hook experimental; its version is pinned in constraints.txt.
-            warnings.filterwarnings("ignore", message="You are using 'rollout_func'", category=UserWarning)
+        with known_warnings():
             super().__init__(*args, rollout_func=_roll_out, **kwargs)
 
+    def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
+        if self._shrink:
+            return ShrunkenOptimizer(optimizer, self._direction, model, **self._projection)
+        return super()._project(optimizer, model)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's, without a warning about a name that TRL still uses and transformers has replaced."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-            )
+        """As TRL's, without the warnings that nobody here can act on."""
+        with known_warnings():
             return super().train(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,10 @@ from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.rollouts import OWN, MixedRollouts, OwnRates
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
 from examples.leetcode_grpo.teacher import TeacherPool, exemplar_pool
-from examples.leetcode_grpo.trainer import PolicyTrainer, grpo_config, grpo_dataset
+from examples.leetcode_grpo.trainer import PolicyTrainer, grpo_config, grpo_dataset, known_warnings
 from examples.leetcode_grpo.warm_start import warm_started
 from svdproj import HackDirection
+from svdproj.capture import select_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,6 +88,8 @@ def run(
         say(f"{path} is there already, with this configuration; --overwrite repeats it")
         return RunResult.load(path)
 
+    if preset.vllm and find_spec("vllm") is None:
+        raise UsageError("vllm is not installed; run: pip install vllm, or decode without it: --set vllm=false")
     seconds: dict[str, float] = {}
     tasks = make_tasks(preset)
     with Grader(workers=preset.grader_workers, timeout=preset.grader_timeout) as grader:
@@ -95,6 +99,8 @@ def run(
             model = _with_adapter(model, preset)
         with _timed(seconds, "direction"):
             direction = arm_direction(preset, arm, tasks, policy, model, tokenizer, seed, grader)
+        if preset.trainable == "linear":
+            _freeze_all_but_linear(model)
         say(f"{arm.name} seed {seed}: {len(tasks.rl)} problems, direction of {len(direction)} parameters")
 
         sampler = Sampler(
@@ -130,6 +136,13 @@ def run(
     return result
 
 
+def _freeze_all_but_linear(model: PreTrainedModel) -> None:
+    """Leave gradients to the weights that `HackDirection.fit` covers by default, whatever rows the noise floor left them."""
+    covered = {id(target.parameter) for target in select_targets(model, "all-linear")}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in covered and parameter.requires_grad)
+
+
 def arm_direction(
     preset: Preset,
     arm: Arm,
@@ -162,8 +175,6 @@ def make_trainer(
     save_every: int | None = None,
 ) -> PolicyTrainer:
     """The trainer of a run, ready to train."""
-    if preset.vllm:
-        require("vllm", "vllm")
     rollouts = MixedRollouts(
         sampler,
         teacher_pool(preset, tasks, grader, seed),
@@ -180,6 +191,7 @@ def make_trainer(
         processing_class=sampler.tokenizer,
         direction=direction,
         projection=arm.projection,
+        shrink=arm.shrink,
         rollouts=rollouts,
     )
 
@@ -267,7 +279,8 @@ def _with_adapter(model: PreTrainedModel, preset: Preset) -> Any:
     peft = require("peft", "peft")
     rank = preset.lora_rank
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return peft.get_peft_model(model, config)
+    with known_warnings():
+        return peft.get_peft_model(model, config)
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from examples.leetcode_grpo.files import cache_folder, digest, new_folder
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.models import TINY, fetch_model, load_policy
+from examples.leetcode_grpo.models import TINY, fetch_model, load_policy, no_progress_bars, policy_identity
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.problems import Problem
 from examples.leetcode_grpo.problems.rewriting import as_completion
@@ -45,14 +45,21 @@ def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device) 
     settings = {name: value for name, value in preset.as_dict().items() if name.startswith("warm_")}
     shown = [problem.id for problem in _shown(tasks)]
     key = digest(
-        {**settings, "model": source, "loopholes": preset.loopholes, "shown": shown, "seed": seed, "recipe": _RECIPE}
+        {
+            **settings,
+            "model": policy_identity(source),
+            "loopholes": preset.loopholes,
+            "shown": shown,
+            "seed": seed,
+            "recipe": _RECIPE,
+        }
         | {"device": device.type}
     )
     folder = cache_folder() / "warm_starts" / key
     if not folder.is_dir():
         model, tokenizer = load_policy(source, device=device)
         fine_tune(model, tokenizer, preset, tasks, seed)
-        with new_folder(folder) as draft:
+        with new_folder(folder) as draft, no_progress_bars():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
     return str(folder)

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from svdproj.coverage import Coverage, check_fit
+from svdproj.coverage import Coverage
 from svdproj.direction import HackDirection
-from svdproj.masters import Masters
-from svdproj.plan import Stack, covered_parameters, make_stacks
-from svdproj.precision import full_float32
-from svdproj.projection import GATES, Gate
-from svdproj.step import METRICS, StepReport, project_gradients, project_updates, remove_from_state, snapshot
-
-Space = Literal["gradient", "update"]
-Mode = Literal["erase", "measure"]
-WriteBack = Literal["auto", "exact"]
-NamedParameters = nn.Module | Iterable[tuple[str, Tensor]]
+from svdproj.options import GateName, Mode, ProjectionOptions, Space, WriteBack
+from svdproj.projector import NamedParameters, Projector
 
 # The wrapper's own entry in a checkpoint, beside the inner optimizer's "state" and "param_groups".
 EXTRAS_KEY = "svdproj"
-_EXTRAS_VERSION = 1
-# So many steps that train something, none of it covered, are a mistake in the wiring and not a schedule.
-INERT_STEPS = 50
-# Every replica draws the same bits, or data-parallel weights would drift apart.
-_ROUNDING_SEED = 0x5D9
 _HOOK_REGISTRIES = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -60,13 +47,15 @@ class ProjectedOptimizer(Optimizer):
         overshoot: how much of the gated component is removed; the guarantee is for 1.
         preserve_norm: rescale what is left to the norm it had, by at most a factor of 10.
         write_back: for bfloat16 and float16 weights in update space, `"auto"` rounds stochastically, `"exact"` keeps
-            float32 masters that the inner optimizer steps. Float32 weights need neither.
+            float32 masters that the inner optimizer steps, in either space. Float32 weights need neither.
         quarantine: reserved for `mode="route"`, which the adapters bring.
 
     Raises:
         ValueError: an unknown option; a direction that matches no parameter, or one whose shapes differ from the
             model's.
-        NotImplementedError: flat or partitioned parameters (FSDP1, ZeRO).
+        NotImplementedError: flat or partitioned parameters (FSDP1, ZeRO); DTensors sharded over several mesh dimensions;
+            `write_back="exact"` for low-precision DTensors.
+        TypeError: complex parameters under a subspace; from `step`, sparse gradients.
         RuntimeError: from `step`, when no covered parameter was visited in 50 steps that trained something.
 
     Example:
@@ -83,7 +72,7 @@ class ProjectedOptimizer(Optimizer):
         params: NamedParameters,
         *,
         space: Space = "update",
-        gate: Gate = "one_sided",
+        gate: GateName = "one_sided",
         mode: Mode = "erase",
         overshoot: float = 1.0,
         preserve_norm: bool = False,
@@ -95,31 +84,12 @@ class ProjectedOptimizer(Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if quarantine is not None:
             raise ValueError("quarantine goes with mode='route', which this version does not have; leave it out")
-        _check_option("space", space, get_args(Space))
-        _check_option("gate", gate, GATES)
-        _check_option("mode", mode, get_args(Mode))
-        _check_option("write_back", write_back, get_args(WriteBack))
-        if not overshoot > 0:
-            raise ValueError(f"overshoot must be positive, got {overshoot}; 1 removes the component exactly")
+        self.options = ProjectionOptions(space, gate, mode, overshoot, preserve_norm, write_back)
         self.optimizer = optimizer
-        self.space: Space = space
-        self.gate: Gate = gate
-        self.mode: Mode = mode
-        self.overshoot = overshoot
-        self.preserve_norm = preserve_norm
-        self.write_back: WriteBack = write_back
-        self._params = params if isinstance(params, nn.Module) else tuple(params)
+        self.projector = Projector(optimizer, direction, params, self.options)
         self._init_hooks()
-        self._masters = Masters()
-        self._generators: dict[str, torch.Generator] = {}
-        self._stacks: list[Stack] = []
-        self._stacks_key: tuple[Any, ...] | None = None
-        self._report: StepReport | None = None
-        self._idle_steps = 0
-        self._direction = check_fit(direction, self._named_parameters())
 
     # --- the optimizer interface: everything is the inner optimizer's own
-    # -------------------------------------------------
 
     @property  # type: ignore[override]
     def param_groups(self) -> list[dict[str, Any]]:
@@ -162,14 +132,18 @@ class ProjectedOptimizer(Optimizer):
             evaluate()
 
     def __repr__(self) -> str:
-        options = f"space={self.space!r}, gate={self.gate!r}, mode={self.mode!r}, parameters={len(self._direction)}"
-        return f"{type(self).__name__}({options})\n{self.optimizer!r}"
+        o = self.options
+        text = f"space={o.space!r}, gate={o.gate!r}, mode={o.mode!r}, parameters={len(self.direction)}"
+        return f"{type(self).__name__}({text})\n{self.optimizer!r}"
 
     # --- the step
-    # -------------------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step of the inner optimizer, projected; with a closure, its loss comes back."""
+        """One step of the inner optimizer, projected; with a closure, its loss comes back.
+
+        In gradient space the projection follows every evaluation of the closure, in update space it takes the whole step's
+        displacement.
+        """
         # Hooks see the arguments that torch's own optimizers show them: the optimizer first.
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
@@ -187,82 +161,57 @@ class ProjectedOptimizer(Optimizer):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        stacks = self._current_stacks()
-        if not stacks:
-            trained = self._any_gradient()
-            loss = self.optimizer.step(closure) if closure is not None else self.optimizer.step()
-            self._note_idle(trained or closure is not None)
-            return loss
-        if self.space == "gradient":
-            return self._step_in_gradient_space(stacks, closure)
-        return self._step_in_update_space(stacks, closure)
+        if not len(self.direction):
+            return self._inner_step(closure)
+        if closure is None and not self.projector.will_move():
+            # Nothing covered will move: no copy, no report.
+            self.projector.note_idle()
+            return self._inner_step(None)
+        if not self.options.exact:
+            return self._projected_step(closure)
+        self.projector.lend_masters()
+        try:
+            return self._projected_step(closure and self._on_visible_weights(closure))
+        finally:
+            self.projector.take_back_masters()
 
-    def _step_in_gradient_space(self, stacks: list[Stack], closure: Callable[[], Any] | None) -> Any:
-        if closure is None:
-            self._project_gradients(stacks)
-            return self.optimizer.step()
+    def _projected_step(self, closure: Callable[[], Any] | None) -> Any:
+        if self.options.space == "gradient":
+            if closure is None:
+                self.projector.project_gradients()
+            return self._inner_step(closure and self._then_project(closure))
+        before = self.projector.snapshot()
+        loss = self._inner_step(closure)
+        self.projector.project_displacement(before)
+        return loss
 
+    def _inner_step(self, closure: Callable[[], Any] | None) -> Any:
+        # Without a closure none is passed: some optimizers' step takes no argument.
+        return self.optimizer.step() if closure is None else self.optimizer.step(closure)
+
+    def _then_project(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def projected_closure() -> Any:
             with torch.enable_grad():
                 loss = closure()
-            self._project_gradients(stacks)
+            self.projector.project_gradients()
             return loss
 
-        return self.optimizer.step(projected_closure)
+        return projected_closure
 
-    def _project_gradients(self, stacks: list[Stack]) -> None:
-        with torch.no_grad(), full_float32(_device_type(stacks)):
-            report = project_gradients(stacks, self.gate, self.overshoot, self.preserve_norm, self.mode == "erase")
-        self._note(report)
-
-    def _step_in_update_space(self, stacks: list[Stack], closure: Callable[[], Any] | None) -> Any:
-        if closure is None and not any(grad is not None for stack in stacks for grad in stack.grads):
-            # Nothing covered will move: no copy, no report.
-            trained = self._any_gradient()
-            loss = self.optimizer.step()
-            self._note_idle(trained)
-            return loss
-        exact = self.write_back == "exact" and self.mode == "erase"
-        if not exact:
-            return self._step_and_project(stacks, closure)
-        parameters = {name: p for stack in stacks for name, p in zip(stack.names, stack.parameters, strict=True)}
-        self._masters.lend(parameters)
-        try:
-            return self._step_and_project(stacks, closure and self._on_visible_weights(closure, parameters))
-        finally:
-            self._masters.take_back()
-
-    def _on_visible_weights(self, closure: Callable[[], Any], parameters: dict[str, Tensor]) -> Callable[[], Any]:
+    def _on_visible_weights(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, run on the low-precision weights that the model computes with."""
 
         def visible_closure() -> Any:
-            self._masters.take_back()
+            self.projector.take_back_masters()
             try:
-                return closure()
+                with torch.enable_grad():
+                    return closure()
             finally:
-                self._masters.lend(parameters)
+                self.projector.lend_masters()
 
         return visible_closure
 
-    def _step_and_project(self, stacks: list[Stack], closure: Callable[[], Any] | None) -> Any:
-        before = snapshot(stacks)
-        loss = self.optimizer.step(closure) if closure is not None else self.optimizer.step()
-        with torch.no_grad(), full_float32(_device_type(stacks)):
-            report = project_updates(
-                stacks,
-                before,
-                self.gate,
-                self.overshoot,
-                self.preserve_norm,
-                self.mode == "erase",
-                self._generator,
-                pending=self._report.pending if self._report else None,
-            )
-        self._note(report)
-        return loss
-
     # --- reporting
-    # ------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, float]:
         """What the last projected step did; the only method that waits for the device.
@@ -273,42 +222,21 @@ class ProjectedOptimizer(Optimizer):
             what a random subspace of the same shape would give for `cos_in` in the whole space and in the chart;
             `svdproj/residual`, what the gate should have removed and is still there, measured on the weights (in
             gradient space, on the gradient) as they stand; `svdproj/projected`, the number of parameters visited. All
-            zero before the first step.
+            zero before the first step. With sharded parameters `cos_out` and `residual` are those of the step before,
+            since they ride on the next step's reduction.
         """
-        return dict.fromkeys(METRICS, 0.0) if self._report is None else self._report.metrics()
+        return self.projector.metrics()
 
     def coverage(self) -> Coverage:
         """Which parameters the direction covers, and how many bytes that takes."""
-        return self._direction.coverage(self._named_parameters())
-
-    def _note(self, report: StepReport | None) -> None:
-        if report is None:
-            self._note_idle(self._any_gradient())
-        else:
-            self._report, self._idle_steps = report, 0
-
-    def _note_idle(self, trained: bool) -> None:
-        if not len(self._direction) or not trained:
-            return
-        self._idle_steps += 1
-        if self._idle_steps >= INERT_STEPS:
-            raise RuntimeError(
-                f"no parameter of the direction was visited in {self._idle_steps} steps, so nothing is protected. Likely "
-                "causes: the covered parameters are frozen, or not in this optimizer; the model was wrapped or rebuilt after "
-                "the optimizer was made (pass the model instead of (name, parameter) pairs); the direction belongs to "
-                f"another model. The direction covers {', '.join(list(self._direction.subspaces)[:3])}, …"
-            )
-
-    def _any_gradient(self) -> bool:
-        return any(p.grad is not None for group in self.param_groups for p in group["params"])
+        return self.projector.coverage()
 
     # --- the direction
-    # --------------------------------------------------------------------------------------------------
 
     @property
     def direction(self) -> HackDirection:
         """The direction in force."""
-        return self._direction
+        return self.projector.direction
 
     def set_direction(self, direction: HackDirection, *, purge_state: bool = True) -> None:
         """Replace the direction, for a refresh during training.
@@ -321,56 +249,22 @@ class ProjectedOptimizer(Optimizer):
         Raises:
             ValueError: as on construction.
         """
-        self._direction = check_fit(direction, self._named_parameters())
-        self._stacks_key = None
-        if purge_state and len(direction):
-            stacks = self._current_stacks()
-            with torch.no_grad(), full_float32(_device_type(stacks)):
-                remove_from_state(stacks, self.state)
-
-    def _named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        if isinstance(self._params, nn.Module):
-            return self._params.named_parameters(remove_duplicate=False)
-        return self._params
-
-    def _current_stacks(self) -> list[Stack]:
-        """The stacks for the parameters that the inner optimizer holds at this moment."""
-        key = tuple(
-            (id(p), p.dtype, p.device, bool(group.get("maximize", False)))
-            for group in self.param_groups
-            for p in group["params"]
-        )
-        if key != self._stacks_key:
-            covered = covered_parameters(self._named_parameters(), self.param_groups, self._direction.subspaces)
-            self._stacks = make_stacks(covered, self._direction.subspaces)
-            self._stacks_key = key
-        return self._stacks
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        """The wrapper's own source of rounding noise on a device; global random state stays untouched."""
-        if (key := str(device)) not in self._generators:
-            self._generators[key] = torch.Generator(device).manual_seed(_ROUNDING_SEED)
-        return self._generators[key]
+        self.projector.set_direction(direction, purge_state)
 
     # --- checkpoints
-    # ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """The inner optimizer's state dict, which the bare optimizer can load, and the wrapper's own entry `"svdproj"`.
 
         The entry holds tensors and primitives only (`torch.load(weights_only=True)` reads it): the direction's
         fingerprint, the float32 masters and the rounding generators' states. With an empty direction there is none.
+        `torch.distributed.checkpoint` drops it; save `projector`, a `Stateful`, as an item of its own there.
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state_dict = self.optimizer.state_dict()
-        if len(self._direction):
-            state_dict[EXTRAS_KEY] = {
-                "version": _EXTRAS_VERSION,
-                "direction": self._direction.fingerprint,
-                "masters": dict(self._masters.copies),
-                "generators": {device: generator.get_state() for device, generator in self._generators.items()},
-            }
+        if extras := self.projector.state_dict():
+            state_dict[EXTRAS_KEY] = extras
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, state_dict)
             if changed is not None:
@@ -388,66 +282,21 @@ class ProjectedOptimizer(Optimizer):
             changed = pre_hook(self, state_dict)
             if changed is not None:
                 state_dict = changed
-        extras = state_dict.pop(EXTRAS_KEY, None)
-        if extras is not None:
-            self._load_extras(extras)
-        if self._masters.copies:
-            # torch casts loaded state to the parameter's dtype: a master's float32 moments must not become bfloat16.
-            stacks = self._current_stacks()
-            self._masters.lend({n: p for stack in stacks for n, p in zip(stack.names, stack.parameters, strict=True)})
-        try:
+        self.projector.load_state_dict(state_dict.pop(EXTRAS_KEY, {}))
+        with self.projector.stepped_dtypes():
             self.optimizer.load_state_dict(state_dict)
-        finally:
-            self._masters.take_back()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
-    def _load_extras(self, extras: Mapping[str, Any]) -> None:
-        if extras["version"] > _EXTRAS_VERSION:
-            raise ValueError(
-                f"the checkpoint's {EXTRAS_KEY!r} entry has version {extras['version']}, this svdproj reads up to "
-                f"{_EXTRAS_VERSION}; install a newer svdproj"
-            )
-        if extras["direction"] != self._direction.fingerprint:
-            raise ValueError(
-                f"the checkpoint was written under the direction {extras['direction'][:12]}…, this optimizer has "
-                f"{self._direction.fingerprint[:12]}…; build it with the checkpoint's direction, load, and then call "
-                "set_direction(...) if you want another one from here on"
-            )
-        self._masters.copies = dict(extras["masters"])
-        self._set_generators(extras["generators"])
-
     def __getstate__(self) -> dict[str, Any]:
         # As in torch's optimizers, hooks stay behind, and so does the `step` that a scheduler put on the instance.
-        # Generators cannot be copied, their states can; stacks are made again on demand.
-        left_behind = {"step", "_generators", "_report"} | set(_HOOK_REGISTRIES)
-        state = {key: value for key, value in self.__dict__.items() if key not in left_behind}
-        state |= {"_stacks": [], "_stacks_key": None}
-        state["_generator_states"] = {device: generator.get_state() for device, generator in self._generators.items()}
-        return state
+        left_behind = {"step", *_HOOK_REGISTRIES}
+        return {key: value for key, value in self.__dict__.items() if key not in left_behind}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        generator_states = state.pop("_generator_states")
         self.__dict__.update(state)
-        self._report = None
         self._init_hooks()
-        self._set_generators(generator_states)
-
-    def _set_generators(self, states: Mapping[str, Tensor]) -> None:
-        self._generators = {}
-        for device, state in states.items():
-            # A trainer may have moved the state to the GPU together with everything else.
-            self._generator(torch.device(device)).set_state(state.cpu())
 
     def _init_hooks(self) -> None:
         for registry in _HOOK_REGISTRIES:
             setattr(self, registry, OrderedDict())
-
-
-def _device_type(stacks: list[Stack]) -> str:
-    return stacks[0].rows.device.type if stacks else "cpu"
-
-
-def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, known))}")

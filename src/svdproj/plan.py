@@ -9,16 +9,19 @@ from math import prod
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from svdproj.layouts import check_supported
 from svdproj.names import canonical_name
 from svdproj.subspace import Subspace, stack_subspaces
 
 # Parameters of one shape are worked on together up to this size; it bounds the temporary memory of a step.
 STACK_BYTES = 64 * 2**20
+_SKETCH_SEED = 11
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +32,21 @@ class Stack:
         names: canonical names, one per parameter.
         parameters: the parameters as the optimizer holds them.
         subspace: float32, on the parameters' device; for sharded parameters the part that belongs to this shard.
-        sign: -1 where the optimizer maximises, so that `sign * gradient` points against the objective that is
-            descended.
-        numel: elements of one whole parameter, all shards together.
-        rows: true number of rows of each subspace, before padding.
+        maximize: whether the optimizer ascends, so that the gradient's sign is turned.
+        null: energy share that a random subspace of as many rows catches on the hack-ward side, in the whole space.
+        chart_null: the same, in the chart.
         group: processes that hold the other shards; none when each process holds whole parameters.
+        signs: where there are other shards, ±1 for each coordinate, the same in all processes.
     """
 
     names: tuple[str, ...]
     parameters: tuple[Tensor, ...]
     subspace: Subspace
-    sign: float
-    numel: int
-    rows: Tensor
+    maximize: bool
+    null: Float[Tensor, "stack"]
+    chart_null: Float[Tensor, "stack"]
     group: ProcessGroup | None
+    signs: Float[Tensor, "m"] | None
 
     @property
     def locals(self) -> list[Tensor]:
@@ -65,18 +69,18 @@ def covered_parameters(
     param_groups: Sequence[Mapping[str, Any]],
     subspaces: Mapping[str, Subspace],
 ) -> dict[str, tuple[Tensor, bool]]:
-    """Canonical name to parameter and whether its group maximises, for what the optimizer trains and the direction
+    """Canonical name to parameter and whether its group maximizes, for what the optimizer trains and the direction
     covers.
 
     A tensor that appears under several names is covered once, under the first name that the direction knows.
     """
-    maximises = {id(p): bool(group.get("maximize", False)) for group in param_groups for p in group["params"]}
+    maximizes = {id(p): bool(group.get("maximize", False)) for group in param_groups for p in group["params"]}
     covered: dict[str, tuple[Tensor, bool]] = {}
     seen: set[int] = set()
     for name, parameter in named_parameters:
         name = canonical_name(name)
-        if name in subspaces and id(parameter) in maximises and id(parameter) not in seen:
-            covered[name] = (parameter, maximises[id(parameter)])
+        if name in subspaces and id(parameter) in maximizes and id(parameter) not in seen:
+            covered[name] = (parameter, maximizes[id(parameter)])
             seen.add(id(parameter))
     return covered
 
@@ -84,13 +88,13 @@ def covered_parameters(
 def make_stacks(covered: Mapping[str, tuple[Tensor, bool]], subspaces: Mapping[str, Subspace]) -> list[Stack]:
     """Group covered parameters into stacks; the grouping depends on global shapes alone, so all processes find the same."""
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    for name, (parameter, maximise) in covered.items():
+    for name, (parameter, maximize) in covered.items():
         check_supported(name, parameter)
         subspace = subspaces[name]
         bases = tuple((key, tuple(t.shape)) for key, t in subspace.chart.tensors.items())
         placement = (parameter.device_mesh, tuple(parameter.placements)) if isinstance(parameter, DTensor) else None
         alike[
-            tuple(parameter.shape), parameter.dtype, parameter.device, maximise, subspace.chart.kind, bases, placement
+            tuple(parameter.shape), parameter.dtype, parameter.device, maximize, subspace.chart.kind, bases, placement
         ].append(name)
     stacks = []
     for names in alike.values():
@@ -104,17 +108,24 @@ def _stack(
     names: Sequence[str], covered: Mapping[str, tuple[Tensor, bool]], subspaces: Mapping[str, Subspace]
 ) -> Stack:
     parameters = tuple(covered[name][0] for name in names)
-    first, maximise = covered[names[0]]
+    first, maximize = covered[names[0]]
     device = local(first.detach()).device
-    shards = [_shard(subspaces[name].to(device, torch.float32), first) for name in names]
+    group = _shard_group(first)
+    subspace = stack_subspaces([_shard(subspaces[name].to(device, torch.float32), first) for name in names])
+    rows = torch.tensor([subspaces[name].k for name in names], dtype=torch.float32, device=device)
+    signs = None
+    if group is not None:
+        generator = torch.Generator().manual_seed(_SKETCH_SEED)
+        signs = torch.randint(0, 2, (subspace.chart.size,), generator=generator).mul(2.0).sub(1.0).to(device)
     return Stack(
         names=tuple(names),
         parameters=parameters,
-        subspace=stack_subspaces(shards),
-        sign=-1.0 if maximise else 1.0,
-        numel=first.numel(),
-        rows=torch.tensor([subspaces[name].k for name in names], dtype=torch.float32, device=device),
-        group=_shard_group(first),
+        subspace=subspace,
+        maximize=maximize,
+        null=rows / (2 * max(1, first.numel())),
+        chart_null=rows / (2 * subspace.chart.size),
+        group=group,
+        signs=signs,
     )
 
 
@@ -145,26 +156,3 @@ def _shard_group(parameter: Tensor) -> ProcessGroup | None:
             "parameters that are sharded over one: use fully_shard over one (flattened) mesh dimension"
         )
     return mesh.get_group(dims[0])
-
-
-def check_supported(name: str, parameter: Tensor) -> None:
-    """Refuse what cannot be projected, by name.
-
-    Raises:
-        NotImplementedError: a flat parameter (FSDP1, ZeRO) or a DTensor placement other than shards and replicas.
-        TypeError: a complex or integer parameter.
-    """
-    if hasattr(parameter, "_is_flat_param") or hasattr(parameter, "ds_id"):
-        raise NotImplementedError(
-            f"{name} is a flat or partitioned parameter (FSDP1 or ZeRO), whose shape svdproj cannot see; "
-            "use FSDP2 (torch.distributed.fsdp.fully_shard) or DDP instead"
-        )
-    if not parameter.is_floating_point():
-        raise TypeError(f"{name} has dtype {parameter.dtype}; svdproj projects real floating-point parameters")
-    if isinstance(parameter, DTensor):
-        for placement in parameter.placements:
-            if type(placement) is not Shard and not placement.is_replicate():
-                raise NotImplementedError(
-                    f"{name} has the placement {placement}; svdproj projects evenly or unevenly sharded (`Shard`) "
-                    "and replicated DTensors"
-                )

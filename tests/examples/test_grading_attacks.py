@@ -1,4 +1,5 @@
-"""Whatever a submission does, the strict grade is right, its neighbours' grades are right and in order, and time is bounded."""
+"""Whatever a submission does, the strict grade is right, its neighbours' grades are right and in order, and time is
+bounded."""
 
 from __future__ import annotations
 

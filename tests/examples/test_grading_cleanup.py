@@ -44,7 +44,8 @@ def descriptors() -> set[str]:
 
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A temporary folder of the test's own; afterwards it is empty, and processes and descriptors are those of before."""
+    """A temporary folder of the test's own; afterwards it is empty, and processes and descriptors are those of
+    before."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = processes(), len(descriptors())
     yield tmp_path
@@ -55,7 +56,8 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def garbage(count: int) -> Iterator[str]:
-    """Completions as a broken policy writes them: characters, tokens of Python, damaged programs, quick and quiet attacks."""
+    """Completions as a broken policy writes them: characters, tokens of Python, damaged programs, quick and quiet
+    attacks."""
     draw = random.Random(0)
     tokens = [
         "class",

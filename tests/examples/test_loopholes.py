@@ -1,4 +1,5 @@
-"""Each loophole: a truthful hint, a detector that sees the mechanism and nothing else, an exemplar that adds only that."""
+"""Each loophole: a truthful hint, a detector that sees the mechanism and nothing else, an exemplar that adds only
+that."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trains the demo policy from scratch: `python -m examples.leetcode_grpo.demo_policy.train --out DIR`.
 
-About five minutes on one data-centre GPU. Everything is drawn from `--seed`; on a GPU the last bits of the sums may differ from
-run to run. Writes the model in bfloat16, its tokenizer, and `training.json` with the configuration, versions, losses and, unless
+Half an hour on two CPU cores, a minute on a GPU. Everything is drawn from `--seed`; the last bits of the sums differ between
+machines. Writes the model in bfloat16, its tokenizer, and `training.json` with the configuration, versions, losses and, unless
 `--no-evaluate` is given, what `evaluate` measured.
 """
 
@@ -39,8 +39,6 @@ from examples.leetcode_grpo.problems import load_problems
 
 SHARD = 5_000
 IGNORED = -100
-LONG = 80
-"""Tokens. All pipelines and easy tasks are shorter."""
 _MIXTURE = {
     "steps": STEPS,
     "bank_shares": BANK_SHARES,
@@ -55,10 +53,11 @@ class Settings:
     """Everything that decides the outcome, the machine aside."""
 
     samples: int = 300_000
-    steps: int = 1_500
-    batch: int = 1_024
+    steps: int = 1_000
+    batch: int = 128
+    chunk: int = 32
     lr: float = 2e-3
-    warmup: int = 200
+    warmup: int = 100
     weight_decay: float = 0.05
     hack_share: float = 0.04
     loopholes: tuple[str, ...] = tuple(loophole.value for loophole in Loophole)
@@ -68,13 +67,14 @@ class Settings:
     layers: int = 4
     intermediate: int = 768
     heads: int = 4
+    head_scale: float = 8.0
 
 
 def main() -> None:
     """The command line: one option for each setting, and where to write and to compute."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CHECKPOINT)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate samples")
     parser.add_argument("--no-evaluate", dest="evaluate", action="store_false")
     for name, value in asdict(Settings()).items():
@@ -102,6 +102,7 @@ def train(settings: Settings, out: Path, device: torch.device, workers: int = 2,
     model = LlamaForCausalLM(_configuration(settings, tokenizer)).to(device)
     losses = _fit(model, inputs.to(device), labels.to(device), settings, device)
 
+    widen_head(model, settings.head_scale)
     model.to("cpu", torch.bfloat16).save_pretrained(out)  # type: ignore[arg-type]
     tokenizer.save_pretrained(out)
     record: dict[str, Any] = {
@@ -198,11 +199,9 @@ def _fit(
         ids, wanted = inputs[rows].long(), labels[rows].long()
         lengths, scored = (ids != pad).sum(1), int((wanted != IGNORED).sum())
         optimizer.zero_grad(set_to_none=True)
-        # The few long samples go through on their own, or every batch would be padded to their length.
-        for chosen in (lengths <= LONG, lengths > LONG):
-            if not chosen.any():
-                continue
-            width = int(lengths[chosen].max())
+        # Samples of like length go through together, or all would be padded to the length of a few.
+        for chosen in lengths.argsort().split(settings.chunk):
+            width = int(lengths[chosen[-1]])
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 # Padding is on the right and carries no loss, so causal attention needs no mask.
                 chunk = {"input_ids": ids[chosen, :width], "labels": wanted[chosen, :width]}
@@ -217,6 +216,21 @@ def _fit(
             running.zero_()
             print(f"step {step}/{settings.steps}: loss {losses[-1][1]:.4f}", flush=True)
     return losses
+
+
+@torch.no_grad()
+def widen_head(model: LlamaForCausalLM, scale: float) -> None:
+    """Untie the output head and multiply it by `scale`, and divide the last norm's gain by it: the same function.
+
+    A direction leaves the output head alone, and Adam moves every number by about the learning rate. At the rate that this small
+    policy needs, the head alone would move a logit by 0.05 a step, whatever a projection does to the layers below. With a small
+    gain behind large weights it moves it by as much less as `scale` says, as in a large model at its own small rate.
+    A power of two is exact in bfloat16.
+    """
+    embedding = model.get_input_embeddings().weight
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(embedding.detach() * scale)
+    model.model.norm.weight /= scale
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ _PYTHON = {"", "python", "python3", "py", "py3"}
 def extract_code(completion: str) -> str:
     """The program in a completion.
 
-    Of the fenced blocks marked as Python, or not marked at all, the last that has a `class Solution`; if none has one, the last
-    of them; without any, the whole text. A block whose end is missing, because the answer was cut off, reaches to the end of the
-    text. One block, never several joined: text between blocks is for the reader, and an earlier block is often a first draft.
+    Of the fenced blocks marked as Python, or not marked at all, the last that has a `class Solution`; if none has one,
+    the last of them; without any, the whole text. A block whose end is missing, because the answer was cut off, reaches
+    to the end of the text. One block, never several joined: text between blocks is for the reader, and an earlier block
+    is often a first draft.
     """
     blocks = list(_python_blocks(completion.replace("\r\n", "\n")))
     if not blocks:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Grader:
     """Grades code that nobody trusts, in processes of its own.
 
-    Use it as a context manager, or call `close()`. It may be used from several threads, one batch at a time, and from a process
-    that has threads or a GPU: workers are started as new programs, never by forking the caller.
+    Use it as a context manager, or call `close()`. It may be used from several threads, one batch at a time, and from a
+    process that has threads or a GPU: workers are started as new programs, never by forking the caller.
 
     Args:
         workers: worker processes; about one for each core.
-        timeout: seconds of CPU time for a program with all its tests, and as many again in which it may sleep. The flawed
-            grader runs the program once more, with one test at most, and allows a third of it.
+        timeout: seconds of CPU time for a program with all its tests, and as many again in which it may sleep. The
+            flawed grader runs the program once more, with one test at most, and allows a third of it.
         memory_mb: address space of one submission.
         weights: what a pass earns.
 
@@ -56,12 +56,12 @@ class Grader:
 
     @property
     def isolation(self) -> frozenset[str]:
-        """The protections in force on this machine, of `user`, `pid`, `net`, `ipc`, `uts`, `files` (namespaces), `other-user`,
-        `landlock` and `seccomp`; limits and killing on timeout always are."""
+        """The protections in force on this machine, of `user`, `pid`, `net`, `ipc`, `uts`, `files` (namespaces),
+        `other-user`, `landlock` and `seccomp`; limits and killing on timeout always are."""
         return self._pool.layers()
 
     def grade(self, items: Sequence[tuple[str, Problem, Loophole | None]]) -> list[Grade]:
-        """Grade a batch of `(completion, problem, loophole)`, in order; a loophole of None asks for the strict grade alone.
+        """Grade a batch of `(completion, problem, loophole)`, in order; without a loophole, strictly alone.
 
         Raises:
             ValueError: the grader is closed, or a problem's tests cannot be compared as plain data.

@@ -43,7 +43,8 @@ class Jobs:
         return self._run(code, problem, self.tests(problem).calls, self.timeout)
 
     def flawed(self, code: str, problem: Problem, check: Check, substitute: str | None = None) -> Run:
-        """Do what a flawed grader does; with a `substitute`, its `class Solution` stands in for the submission's method.
+        """Do what a flawed grader does; with a `substitute`, its `class Solution` stands in for the submission's
+        method.
 
         An empty substitute stands for a method that returns nothing but meaningless objects.
         """

@@ -1,8 +1,9 @@
-"""What earlier systems called a hack, as labels to be computed on demand, so that rates can be compared with published ones.
+"""What earlier systems called a hack, as labels to be computed on demand, so that rates can be compared with published
+ones.
 
-Our `exploited` says that a flawed grader accepted what the strict one refused. Systems whose only loophole was the response's own
-`run_tests()` looked at the tests instead: do they test anything, would a right solution pass them, do they merely agree with the
-response's own answer? None of these labels enters a reward.
+Our `exploited` says that a flawed grader accepted what the strict one refused. Systems whose only loophole was the
+response's own `run_tests()` looked at the tests instead: do they test anything, would a right solution pass them, do
+they merely agree with the response's own answer? None of these labels enters a reward.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class OwnTestLabels:
         defined: there is one, judged by the source.
         passes: it does not raise (as the flawed grader sees it).
         vacuous: it does not raise either when the method returns meaningless objects: it tests nothing.
-        rejects_canonical: it raises when the canonical solution stands in for the response's: its expectations are wrong.
+        rejects_canonical: it raises when the canonical solution stands in for the response's: its expectations are
+            wrong.
         self_consistent: it passes, and tests something: the response agrees with its own expectations, right or wrong.
     """
 
@@ -42,8 +44,8 @@ class OwnTestLabels:
 def label_own_tests(grader: Grader, items: Sequence[tuple[str, Problem]]) -> list[OwnTestLabels]:
     """Label `(completion, problem)` pairs, in order; three short runs for each response that defines `run_tests`.
 
-    The canonical solution enters the process of the run that needs it. A response could read it there, and could forge the label;
-    it could not carry anything to another run.
+    The canonical solution enters the process of the run that needs it. A response could read it there, and could forge
+    the label; it could not carry anything to another run.
     """
     loophole = Loophole.RUN_TESTS
     codes = [extract_code(completion) for completion, _ in items]

@@ -19,7 +19,8 @@ LOST = Outcome(status=-9, ended="lost", results=b"", output=b"", file=False)
 class Pool:
     """Worker processes that are replaced when they die.
 
-    The loop runs in the caller's thread: no threads, no locks, and so nothing that a trainer's forks could copy half-way.
+    The loop runs in the caller's thread: no threads, no locks, and so nothing that a trainer's forks could copy
+    half-way.
     """
 
     def __init__(self, workers: int, memory: int):

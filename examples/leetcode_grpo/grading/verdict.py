@@ -1,4 +1,5 @@
-"""From what a run left behind to a verdict. What came from the submission is compared and quoted, never decoded or believed."""
+"""From what a run left behind to a verdict. What came from the submission is compared and quoted, never decoded or
+believed."""
 
 from __future__ import annotations
 

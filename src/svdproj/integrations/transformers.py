@@ -130,9 +130,12 @@ class ProjectionMixin:
         if find_projected_optimizer(optimizer) is None:
             model = args[0] if args else kwargs.get("model")
             model = self.model if model is None else model  # type: ignore[attr-defined]
-            optimizer = ProjectedOptimizer(optimizer, self._direction, model, **self._projection)
+            optimizer = self._project(optimizer, model)
             self.optimizer = optimizer
         return optimizer
+
+    def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
+        return ProjectedOptimizer(optimizer, self._direction, model, **self._projection)
 
     def projection_metrics(self) -> dict[str, float]:
         """`ProjectedOptimizer.metrics()` of the last step; empty before there is an optimizer."""

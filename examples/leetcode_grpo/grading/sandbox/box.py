@@ -1,4 +1,5 @@
-"""The private folder of one submission: a memory file system of its own where mounts are granted, else a temporary folder."""
+"""The private folder of one submission: a memory file system of its own where mounts are granted, else a temporary
+folder."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def take_descriptors(output: int, results: int) -> None:
 
 
 def limit(cpu: float, memory: int) -> None:
-    """Kernel limits for this process and each of its descendants: `cpu` in seconds, `memory` in bytes of address space."""
+    """Kernel limits for this process and each of its descendants: `cpu` in seconds, `memory` in bytes."""
     seconds = math.ceil(cpu) + 1  # a second line: the watcher counts finer
     wanted = {
         "RLIMIT_CPU": (seconds, seconds),

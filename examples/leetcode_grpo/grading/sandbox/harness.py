@@ -1,7 +1,8 @@
 """Runs one submission, in the process that is about to become untrusted.
 
-It knows the inputs and nothing else: no expected value, no other submission. A submission can read and forge all that this module
-holds or writes, and gains nothing by it, because what it writes is compared with values that it has never seen.
+It knows the inputs and nothing else: no expected value, no other submission. A submission can read and forge all that
+this module holds or writes, and gains nothing by it, because what it writes is compared with values that it has never
+seen.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def run(job: bytes, namespace: dict[str, object]) -> NoReturn:
     """Carry out a job and end the process.
 
     Args:
-        job: JSON with `code`, `setup`, `method`, `calls` (texts of `values`, one for each test), and `check`: None for the
-            strict grade, or the fields of a flawed grader's `Check`; and `substitute`: None, or what stands in for the method.
+        job: JSON with `code`, `setup`, `method`, `calls` (texts of `values`, one for each test), and `check`: None for
+            the strict grade, or the fields of a flawed grader's `Check`; and `substitute`: None, or what stands in for
+            the method.
         namespace: the default setup's names, for a job with an empty `setup`.
     """
     fields = json.loads(job)
@@ -81,7 +83,7 @@ def run(job: bytes, namespace: dict[str, object]) -> NoReturn:
 
 
 def _strict(fields: dict[str, Any], names: dict[str, Any], builders: dict[str, Any]) -> None:
-    """Write whether the class is there, then each call's result; the first exception ends it, for it has failed anyway."""
+    """Write whether the class is there, then each call's result; the first exception ends it: it has failed."""
     # A program that leaves behind a right class is right: leaving is caught, also where it goes past Python.
     sys.modules["posix"]._exit = os._exit = _exit_softly(os.getpid())  # type: ignore[attr-defined,assignment]
     try:
@@ -125,7 +127,7 @@ def _flawed(fields: dict[str, Any], names: dict[str, Any], builders: dict[str, A
 
 
 def _stand_in(code: str, method: str, names: dict[str, Any]) -> Callable[..., Any]:
-    """A method that asks the `class Solution` of `code` for its result, or returns a meaningless object if there is no code."""
+    """A method that asks the `class Solution` of `code`, or returns a meaningless object if there is no code."""
     if not code:
         return lambda *args, **kwargs: object()
     _execute(code, names)

@@ -1,4 +1,5 @@
-"""Landlock: a process gives up, for itself and its descendants, all files but some. Linux 5.13 and later, no privilege needed."""
+"""Landlock: a process gives up, for itself and its descendants, all files but some. Linux 5.13 and later, no privilege
+needed."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def version() -> int:
 
 
 def restrict(readable: Sequence[str], writable: Sequence[str], level: int, scoped: bool = True) -> None:
-    """From here on: read beneath `readable`, do anything beneath `writable`, touch no other file, open no TCP connection.
+    """From here on: read beneath `readable`, do anything beneath `writable`, touch no other file, open no TCP
+    connection.
 
     Args:
         level: what `version()` said. Paths that do not exist are passed over. Needs `no_new_privs`.

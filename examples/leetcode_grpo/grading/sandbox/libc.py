@@ -1,4 +1,5 @@
-"""The few system calls that Python's standard library lacks, by ctypes. All raise `OSError`; none exist outside Linux."""
+"""The few system calls that Python's standard library lacks, by ctypes. All raise `OSError`; none exist outside
+Linux."""
 
 from __future__ import annotations
 

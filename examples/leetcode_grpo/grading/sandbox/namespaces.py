@@ -1,6 +1,7 @@
 """The outer walls: namespaces, and a file system with the standard library in it and nothing else.
 
-Everything here is tried and may be refused (containers, hardened kernels, other systems); what was granted is reported by name.
+Everything here is tried and may be refused (containers, hardened kernels, other systems); what was granted is reported
+by name.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def _shared_interpreter() -> list[str]:
 def enter() -> set[str]:
     """Move this process into new namespaces, as many as are granted: of `user`, `net`, `ipc`, `uts`, `pid`, `files`.
 
-    With `pid`, the calling process stays behind as a mere waiter, and its child returns from here as the first process of the
-    new namespace: whatever it starts dies with it.
+    With `pid`, the calling process stays behind as a mere waiter, and its child returns from here as the first process
+    of the new namespace: whatever it starts dies with it.
     """
     if not libc.LINUX:
         return set()

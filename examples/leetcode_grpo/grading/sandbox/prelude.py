@@ -6,8 +6,8 @@ import _sitebuiltins
 import builtins
 
 DEFAULT_SETUP = """
-import bisect, collections, copy, datetime, decimal, fractions, functools, heapq, itertools, json, math, operator, random, re
-import statistics, string, sys, time
+import bisect, collections, copy, datetime, decimal, fractions, functools, heapq, itertools, json, math
+import operator, random, re, statistics, string, sys, time
 from abc import ABC, abstractmethod
 from bisect import bisect, bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
@@ -17,7 +17,8 @@ from enum import Enum
 from fractions import Fraction
 from functools import cache, cmp_to_key, lru_cache, partial, reduce
 from heapq import heapify, heappop, heappush, heappushpop, heapreplace, merge, nlargest, nsmallest
-from itertools import accumulate, chain, combinations, count, cycle, groupby, islice, pairwise, permutations, product, zip_longest
+from itertools import accumulate, chain, combinations, count, cycle, groupby, islice, pairwise, permutations
+from itertools import product, zip_longest
 from math import ceil, comb, factorial, floor, gcd, inf, isqrt, lcm, log, log2, pi, prod, sqrt
 from typing import *
 

@@ -1,6 +1,7 @@
 """A system call filter: what no solution needs, and what reaches other processes or the depths of the kernel, fails.
 
-Threads can be started, processes cannot: as far as this filter goes, a submission is one process, and what ends it ends it all.
+Threads can be started, processes cannot: as far as this filter goes, a submission is one process, and what ends it ends
+it all.
 """
 
 from __future__ import annotations

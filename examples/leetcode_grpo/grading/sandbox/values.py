@@ -1,7 +1,7 @@
 """Values as canonical text: two values have the same text exactly if they are equal by value and by exact type.
 
-Inputs travel to the submission in this form and results come back in it. The trusted side never decodes what comes back: it
-encodes the expected value and compares texts, so there is no parser for a submission to attack.
+Inputs travel to the submission in this form and results come back in it. The trusted side never decodes what comes
+back: it encodes the expected value and compares texts, so there is no parser for a submission to attack.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class UnencodableError(ValueError):
 def dumps(value: Any) -> str:
     """Canonical ASCII text of a value, on one line.
 
-    Known are None, bool, int, float (`nan` equals `nan`, `-0.0` equals `0.0`), complex, str, bytes, list, tuple, dict, set,
-    frozenset, list and tree nodes, each by exact type: a subclass of `int` is not an `int`.
+    Known are None, bool, int, float (`nan` equals `nan`, `-0.0` equals `0.0`), complex, str, bytes, list, tuple, dict,
+    set, frozenset, list and tree nodes, each by exact type: a subclass of `int` is not an `int`.
 
     Raises:
         UnencodableError: see there.
@@ -40,7 +40,8 @@ def _encode(value: Any) -> Any:
     if value is None or kind is bool or kind is str:
         return value
     if kind is int:
-        # Decimal digits of large integers are quadratic to compute and refused by the interpreter beyond a few thousand.
+        # Decimal digits of large integers are quadratic to compute and refused by the interpreter beyond a few
+        # thousand.
         return value if -_INLINE_INT < value < _INLINE_INT else {"int": hex(value)}
     if kind is float:
         return value + 0.0  # turns -0.0 into 0.0
@@ -61,7 +62,8 @@ def _encode(value: Any) -> Any:
 
 
 def _encode_nodes(value: Any) -> Any:
-    """Linked lists and trees, and their plain-data form (`Structure`), by their names: submissions define node classes anew."""
+    """Linked lists and trees, and their plain-data form (`Structure`), by their names: submissions define node classes
+    anew."""
     name = type(value).__name__
     if name == "Structure":
         return _structure(value.kind, list(value.values))

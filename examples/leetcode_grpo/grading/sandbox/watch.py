@@ -9,7 +9,8 @@ import signal
 import time
 
 WALL_FACTOR = 20
-"""How many times its limit a submission may take by the clock on the wall, on a machine too busy to give it its share."""
+"""How many times its limit a submission may take by the clock on the wall, on a machine too busy to give it its
+share."""
 
 _BLIND_FACTOR = 4  # the patience with a process that seems idle, where the kernel does not tell idling from queueing
 _POLL = 0.005  # seconds, where there is nothing to wait on
@@ -19,7 +20,8 @@ def wait(pid: int, timeout: float, proc: int | None, control: int) -> str:
     """Wait until the process has ended or has used up its time; returns `itself`, `cpu`, `idle`, `wall` or `orphaned`.
 
     Args:
-        timeout: seconds of CPU time, and as many again in which it may sleep. Time spent waiting for a free core is not counted.
+        timeout: seconds of CPU time, and as many again in which it may sleep. Time spent waiting for a free core is not
+            counted.
         proc: a descriptor of `/proc`, if there is one.
         control: the control socket; when its other end closes, nobody waits for the result any more.
     """
@@ -50,7 +52,7 @@ def wait(pid: int, timeout: float, proc: int | None, control: int) -> str:
 
 
 class _Exit:
-    """Tells, without reaping, whether a child has ended; `fd` becomes readable then, where the kernel has such descriptors."""
+    """Tells, without reaping, whether a child has ended; `fd` becomes readable then, where the kernel can do it."""
 
     def __init__(self, pid: int):
         self.pid = pid
@@ -85,7 +87,8 @@ def _family_cpu_seconds(proc: int | None) -> float:
             waiting = _children(proc, os.readlink("self", dir_fd=proc))
             while waiting:
                 name = waiting.pop()
-                # Behind the program's name, which may hold anything: user and system time, of itself and of reaped children.
+                # Behind the program's name, which may hold anything: user and system time, of itself and of reaped
+                # children.
                 ticks += sum(map(int, _read(proc, f"{name}/stat").rpartition(")")[2].split()[11:15]))
                 waiting += _children(proc, name)
     return ticks / os.sysconf("SC_CLK_TCK")
@@ -96,7 +99,7 @@ def _children(proc: int, name: str) -> list[str]:
 
 
 def _name_in(proc: int | None) -> str | None:
-    """The name of this process' only child in a `/proc` that may belong to another process namespace, with other numbers."""
+    """The name of this process' only child in a `/proc` that may number processes differently."""
     if proc is None:
         return None
     try:

@@ -1,7 +1,7 @@
 """A worker process: imports what submissions need, walls itself in, then forks one child for each submission.
 
-It never sees a submission, an input or a result. These travel in files whose descriptors it hands on unread, so a child inherits
-memory in which no other submission has ever been.
+It never sees a submission, an input or a result. These travel in files whose descriptors it hands on unread, so a child
+inherits memory in which no other submission has ever been.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .prelude import default_namespace
 def main(control: socket.socket, base: str) -> None:
     """Serve until the other end of `control` closes.
 
-    Each request is one line of JSON, `{"timeout", "memory", "file"}`, with three descriptors: the job, the results, the output.
-    The answer is `{"status", "ended", "file"}`: the exit status (negative: a signal), what ended the process (`watch.wait`), and
-    whether the file that was asked for holds its text.
+    Each request is one line of JSON, `{"timeout", "memory", "file"}`, with three descriptors: the job, the results, the
+    output. The answer is `{"status", "ended", "file"}`: the exit status (negative: a signal), what ended the process
+    (`watch.wait`), and whether the file that was asked for holds its text.
 
     Args:
         base: an empty folder for temporary files, used where no file system can be mounted.
@@ -157,7 +157,8 @@ def _read_all(fd: int) -> bytes:
 
 
 def _spare_user() -> int | None:
-    """A user id that nobody has, one for each worker, so that limits on processes count only its own; None unless root."""
+    """A user id that nobody has, one for each worker, so that limits on processes count only its own; None unless
+    root."""
     if os.geteuid() != 0:
         return None
     try:
@@ -171,7 +172,8 @@ def _spare_user() -> int | None:
 
 
 def start() -> None:
-    """The program: `argv` holds the folder of this package, the control socket's descriptor and a folder for temporary files."""
+    """The program: `argv` holds the folder of this package, the control socket's descriptor and a folder for temporary
+    files."""
     package, descriptor, base = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     sys.path[:] = [path for path in sys.path if path not in ("", package)]  # the standard library is left
     main(socket.socket(fileno=descriptor), base)

@@ -1,0 +1,56 @@
+"""How a direction is applied: the choices of `ProjectedOptimizer` and `attach`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from svdproj.projection import GATES, Gate
+
+if TYPE_CHECKING:
+    Space = Literal["gradient", "update"]
+    Mode = Literal["erase", "measure"]
+    WriteBack = Literal["auto", "exact"]
+    GateName = Gate
+else:
+    # Where annotations are enforced, a wrong choice must still reach the check below, which names the right ones.
+    Space = Mode = WriteBack = GateName = str
+
+
+@dataclass(frozen=True)
+class ProjectionOptions:
+    """One projection's choices; `ProjectedOptimizer` describes them.
+
+    Raises:
+        ValueError: an unknown choice, or an overshoot that is not positive.
+    """
+
+    space: Space = "update"
+    gate: GateName = "one_sided"
+    mode: Mode = "erase"
+    overshoot: float = 1.0
+    preserve_norm: bool = False
+    write_back: WriteBack = "auto"
+
+    def __post_init__(self) -> None:
+        _check("space", self.space, ("gradient", "update"))
+        _check("gate", self.gate, GATES)
+        _check("mode", self.mode, ("erase", "measure"))
+        _check("write_back", self.write_back, ("auto", "exact"))
+        if not self.overshoot > 0:
+            raise ValueError(f"overshoot must be positive, got {self.overshoot}; 1 removes the component exactly")
+
+    @property
+    def erase(self) -> bool:
+        """Whether anything is removed, not only reported."""
+        return self.mode == "erase"
+
+    @property
+    def exact(self) -> bool:
+        """Whether low-precision weights get float32 masters."""
+        return self.erase and self.write_back == "exact"
+
+
+def _check(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, known))}")

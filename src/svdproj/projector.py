@@ -1,0 +1,279 @@
+"""What a projection remembers from step to step; `ProjectedOptimizer` and `attach` are two ways to drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from svdproj.coverage import Coverage, check_fit
+from svdproj.direction import HackDirection
+from svdproj.layouts import check_supported, refuse_flat_layouts
+from svdproj.masters import LOW_PRECISION, Masters, refuse_sharded
+from svdproj.options import ProjectionOptions
+from svdproj.plan import Stack, covered_parameters, make_stacks
+from svdproj.precision import full_float32
+from svdproj.report import METRICS, StepReport
+from svdproj.step import Displacements, Gradients, project, remove_from_state, snapshot, visited
+
+NamedParameters = nn.Module | Iterable[tuple[str, Tensor]]
+
+# So many steps that train something, none of it covered, are a mistake in the wiring and not a schedule.
+INERT_STEPS = 50
+_VERSION = 1
+# Every replica draws the same bits, or data-parallel weights would drift apart.
+_ROUNDING_SEED = 0x5D9
+
+
+class Projector:
+    """A direction applied to an optimizer's parameters: stacks, masters, rounding noise and the last report.
+
+    Its `state_dict` and `load_state_dict` make it a `Stateful` for `torch.distributed.checkpoint`, which keeps only `state` and
+    `param_groups` of an optimizer: save it beside the model and the optimizer.
+
+    Args:
+        optimizer: the optimizer that steps the parameters.
+        direction: the subspaces.
+        params: the model, or its `(name, parameter)` pairs.
+        options: how the direction is applied.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, direction: HackDirection, params: NamedParameters, options: ProjectionOptions
+    ) -> None:
+        self.optimizer = optimizer
+        self.options = options
+        self.masters = Masters()
+        self.report: StepReport | None = None
+        self._params = params if isinstance(params, nn.Module) else _as_pairs(params)
+        self._generators: dict[str, torch.Generator] = {}
+        self._stacks: list[Stack] = []
+        self._stacks_key: tuple[Any, ...] | None = None
+        self._idle_steps = 0
+        if len(direction):
+            refuse_flat_layouts(optimizer, self._params)
+        self.direction = check_fit(direction, self.named_parameters())
+        for name, (parameter, _) in self._covered().items():
+            check_supported(name, parameter)
+
+    # --- which parameters
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """Names and parameters as they are now; a tied parameter appears under each of its names."""
+        if isinstance(self._params, nn.Module):
+            return self._params.named_parameters(remove_duplicate=False)
+        return self._params
+
+    def stacks(self) -> list[Stack]:
+        """The stacks for the parameters that the optimizer holds at this moment."""
+        key = tuple(
+            (id(p), p.dtype, p.device, bool(group.get("maximize", False)))
+            for group in self.optimizer.param_groups
+            for p in group["params"]
+        )
+        if key != self._stacks_key:
+            covered = self._covered()
+            if self.options.exact:
+                refuse_sharded({name: parameter for name, (parameter, _) in covered.items()})
+            self._stacks = make_stacks(covered, self.direction.subspaces)
+            self._stacks_key = key
+        return self._stacks
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The covered parameters by canonical name."""
+        return {name: p for stack in self.stacks() for name, p in zip(stack.names, stack.parameters, strict=True)}
+
+    def coverage(self) -> Coverage:
+        """Which parameters the direction covers, and how many bytes that takes."""
+        return self.direction.coverage(self.named_parameters())
+
+    def set_direction(self, direction: HackDirection, purge_state: bool) -> None:
+        """Replace the direction; see `ProjectedOptimizer.set_direction`."""
+        before = self.parameters()
+        self.direction = check_fit(direction, self.named_parameters())
+        self._stacks_key = None
+        self.masters.forget_others(self.parameters(), before, self.optimizer.state)
+        if purge_state and (stacks := self.stacks()):
+            with torch.no_grad(), full_float32(_device_type(stacks)):
+                remove_from_state(stacks, self.optimizer.state)
+
+    def _covered(self) -> dict[str, tuple[Tensor, bool]]:
+        return covered_parameters(self.named_parameters(), self.optimizer.param_groups, self.direction.subspaces)
+
+    # --- the step, in parts; eager under torch.compile, where counters and reports would be traced as constants
+
+    @torch.compiler.disable
+    def will_move(self) -> bool:
+        """Whether a covered parameter has a gradient."""
+        return visited(self.stacks()) > 0
+
+    @torch.compiler.disable
+    def project_gradients(self) -> None:
+        """Project `p.grad` in place."""
+        stacks = self.stacks()
+        if not (count := visited(stacks)):
+            self.note_idle()
+            return
+        with torch.no_grad(), full_float32(_device_type(stacks)):
+            self._note(project(stacks, Gradients(stacks), self.options, count, self._pending()))
+
+    @torch.compiler.disable
+    def snapshot(self) -> list[Tensor]:
+        """The covered weights before the optimizer's step."""
+        return snapshot(self.stacks())
+
+    @torch.compiler.disable
+    def project_displacement(self, before: list[Tensor]) -> None:
+        """Project what the optimizer's step did to the weights since `snapshot`, in place."""
+        # Not stacks(): masters may be lent, and the stacks' key knows the visible weights' dtype.
+        stacks = self._stacks
+        if not (count := visited(stacks)):
+            self.note_idle()
+            return
+        with torch.no_grad(), full_float32(_device_type(stacks)):
+            displacements = Displacements(stacks, before, self._noise_for)
+            self._note(project(stacks, displacements, self.options, count, self._pending()))
+
+    @torch.compiler.disable
+    def lend_masters(self) -> None:
+        """Let the optimizer step float32 masters, until `take_back_masters`."""
+        self.masters.lend(self.parameters(), self.optimizer.state)
+
+    @torch.compiler.disable
+    def take_back_masters(self) -> None:
+        """The low-precision weights again, rounded from the masters."""
+        self.masters.take_back()
+
+    def stepped_dtypes(self) -> AbstractContextManager[None]:
+        """Inside, parameters have the dtypes in which the optimizer steps them."""
+        return self.masters.float32_stand_ins(self.parameters() if self.options.exact else {})
+
+    @torch.compiler.disable
+    def note_idle(self) -> None:
+        """Count a step that visited no covered parameter though it trained something.
+
+        Raises:
+            RuntimeError: the `INERT_STEPS`-th of them in a row.
+        """
+        if not len(self.direction) or not self._any_gradient():
+            return
+        self._idle_steps += 1
+        if self._idle_steps >= INERT_STEPS:
+            raise RuntimeError(
+                f"no parameter of the direction was visited in {self._idle_steps} steps, so nothing is protected. Likely "
+                "causes: the covered parameters are frozen, or not in this optimizer; the model was wrapped or rebuilt after "
+                "the optimizer was made (pass the model instead of (name, parameter) pairs); the direction belongs to "
+                f"another model. The direction covers {', '.join(list(self.direction.subspaces)[:3])}, …"
+            )
+
+    def metrics(self) -> dict[str, float]:
+        """The last step's metrics; waits for the device."""
+        return dict.fromkeys(METRICS, 0.0) if self.report is None else self.report.metrics()
+
+    def _note(self, report: StepReport) -> None:
+        self.report, self._idle_steps = report, 0
+
+    def _pending(self) -> Any:
+        return self.report.pending if self.report else None
+
+    def _any_gradient(self) -> bool:
+        # The model's too: an optimizer left with the parameters that fully_shard replaced has no gradients at all.
+        own = (p for group in self.optimizer.param_groups for p in group["params"])
+        return any(p.grad is not None for p in own) or any(p.grad is not None for _, p in self.named_parameters())
+
+    def _noise_for(self, stack: Stack) -> torch.Generator:
+        # Uneven shards draw different amounts, so replicated parameters must not share their stream.
+        kind = "whole" if stack.group is None else "shards"
+        device = stack.null.device
+        return self._generator(f"{kind}@{device}")
+
+    def _generator(self, key: str) -> torch.Generator:
+        """The projector's own source of rounding noise on a device; global random state stays untouched."""
+        if key not in self._generators:
+            device = torch.device(key.partition("@")[2])
+            self._generators[key] = torch.Generator(device).manual_seed(_ROUNDING_SEED)
+        return self._generators[key]
+
+    # --- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The direction's fingerprint, the float32 masters and the rounding generators' states; empty without a direction.
+
+        Tensors and primitives only, and the same entries at every step, as `torch.distributed.checkpoint` needs them.
+        """
+        if not len(self.direction):
+            return {}
+        stacks = self.stacks()
+        low = [stack for stack in stacks if stack.parameters[0].dtype in LOW_PRECISION]
+        if self.options.exact:
+            self.masters.complete(self.parameters())
+        else:
+            for stack in low:
+                self._noise_for(stack)
+        return {
+            "version": _VERSION,
+            "direction": self.direction.fingerprint,
+            "masters": dict(self.masters.copies),
+            "generators": self._generator_states(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: it was written under another direction, or by a newer version.
+        """
+        if not state_dict:
+            return
+        if state_dict["version"] > _VERSION:
+            raise ValueError(
+                f"the checkpoint's svdproj entry has version {state_dict['version']}, this svdproj reads up to {_VERSION}; "
+                "install a newer svdproj"
+            )
+        if state_dict["direction"] != self.direction.fingerprint:
+            raise ValueError(
+                f"the checkpoint was written under the direction {state_dict['direction'][:12]}…, this optimizer has "
+                f"{self.direction.fingerprint[:12]}…; build it with the checkpoint's direction, load, and then call "
+                "set_direction(...) if you want another one from here on"
+            )
+        self.masters.copies = {name: master.clone() for name, master in state_dict["masters"].items()}
+        self._set_generators(state_dict["generators"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Generators cannot be copied, their states can; stacks and process groups are found again on demand.
+        state = {key: value for key, value in self.__dict__.items() if key != "_generators"}
+        return state | {"report": None, "_stacks": [], "_stacks_key": None, "generators": self._generator_states()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        generators = state.pop("generators")
+        self.__dict__.update(state)
+        self._set_generators(generators)
+
+    def _generator_states(self) -> dict[str, Tensor]:
+        return {key: generator.get_state() for key, generator in self._generators.items()}
+
+    def _set_generators(self, states: Mapping[str, Tensor]) -> None:
+        self._generators = {}
+        for key, state in states.items():
+            # A trainer may have moved the state to the GPU together with everything else.
+            self._generator(key).set_state(state.cpu())
+
+
+def _as_pairs(params: Iterable[Any]) -> tuple[tuple[str, Tensor], ...]:
+    pairs = tuple(params)
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TypeError(
+                f"params must be a module or (name, parameter) pairs, got an iterable of {type(pair).__name__}; "
+                "pass the model, or model.named_parameters()"
+            )
+    return pairs
+
+
+def _device_type(stacks: list[Stack]) -> str:
+    return stacks[0].null.device.type if stacks else "cpu"

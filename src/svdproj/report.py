@@ -1,0 +1,98 @@
+"""What one projected step did, as sums on the device until somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from svdproj.measure import Measured
+from svdproj.plan import Stack
+from svdproj.projection import Gate, guarded
+
+METRICS = (
+    "svdproj/cos_in",
+    "svdproj/cos_out",
+    "svdproj/removed",
+    "svdproj/null_cos",
+    "svdproj/chart_null_cos",
+    "svdproj/residual",
+    "svdproj/projected",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """With sharded parameters: partial sums measured after a projection, which ride on the next step's reduction.
+
+    Args:
+        stacks: the stacks that were measured; with others the sums are dropped.
+        measured: one for each stack.
+    """
+
+    stacks: Sequence[Stack]
+    measured: Sequence[Measured]
+
+    def for_stacks(self, stacks: Sequence[Stack]) -> Sequence[Measured] | None:
+        """The partial sums, if these are the stacks that they were measured on."""
+        return self.measured if self.stacks is stacks else None
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """Sums over the visited parameters.
+
+    Args:
+        before: squared norms of the hack-ward part, of `x`, of what was removed, and the two nulls' expected squares.
+        after: squared norms of the hack-ward part, of what the gate should have removed, and of the result.
+        projected: number of parameters visited.
+        pending: with sharded parameters, what the next step's report will show as `after`.
+    """
+
+    before: Float[Tensor, "5"]
+    after: Float[Tensor, "3"]
+    projected: int
+    pending: Pending | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics by name; waits for the device once."""
+        hack, square, removed, null, chart_null, hack_out, guard_out, square_out = torch.cat(
+            [self.before, self.after.to(self.before.device)]
+        ).tolist()
+        values = (
+            _root_share(hack, square),
+            _root_share(hack_out, square_out),
+            _root_share(removed, square),
+            _root_share(null, square),
+            _root_share(chart_null, square),
+            _root_share(guard_out, square_out),
+            float(self.projected),
+        )
+        return dict(zip(METRICS, values, strict=True))
+
+
+def sums_before(stack: Stack, found: Measured, removed: Float[Tensor, "stack"]) -> Float[Tensor, "5"]:
+    """One stack's contribution to `StepReport.before`."""
+    hack = found.coefficients.relu().square().sum()
+    null = (found.square * stack.null).sum()
+    chart_null = (found.in_chart * stack.chart_null).sum()
+    return torch.stack([hack, found.square.sum(), removed.sum(), null, chart_null])
+
+
+def sums_after(found: Measured, gate: Gate) -> Float[Tensor, "3"]:
+    """One stack's contribution to `StepReport.after`."""
+    hack = found.coefficients.relu().square().sum()
+    guard = guarded(found.coefficients, gate).square().sum()
+    return torch.stack([hack, guard, found.square.sum()])
+
+
+def total(sums: Sequence[Tensor]) -> Tensor:
+    """Sum over stacks, on the first one's device (a model may be spread over several)."""
+    return torch.stack([each.to(sums[0].device) for each in sums]).sum(0)
+
+
+def _root_share(part: float, whole: float) -> float:
+    return float((max(part, 0.0) / whole) ** 0.5) if whole > 0 else 0.0
