@@ -37,7 +37,9 @@ def completions(problems: Sequence[Problem], repeat: int) -> list[Item]:
     for number, problem in enumerate(problems * repeat):
         loophole = list(Loophole)[number % len(Loophole)]
         right = append(problem.canonical_solution, f"# {number}")
-        wrong = append(f"class Solution:\n    def {problem.method}(self, *args, **kwargs):\n        return -1", f"# {number}")
+        wrong = append(
+            f"class Solution:\n    def {problem.method}(self, *args, **kwargs):\n        return -1", f"# {number}"
+        )
         texts = [right, wrong, append(wrong, _mechanism(loophole, problem)), right[: len(right) // 2] + f"\n# {number}"]
         items += [(f"```python\n{text}```", problem, loophole) for text in texts]
     return items
@@ -92,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "published rows": lambda: load_problems(options.rows),
     }
     results = []
-    print(f"{'completions':<16}{'graded':>8}{'passed':>8}{'a second':>10}{'target':>8}{'ratio':>7}{'plain':>8}{'ratio':>7}")
+    print(
+        f"{'completions':<16}{'graded':>8}{'passed':>8}{'a second':>10}{'target':>8}{'ratio':>7}{'plain':>8}{'ratio':>7}"
+    )
     for name, load in sources.items():
         if name == "published rows" and not options.rows.exists():
             print(f"{name:<16}  skipped: no file {options.rows}; pass one with --rows")
@@ -106,7 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{plain:>8.1f}{measured / plain:>7.2f}"
         )
         results.append(
-            {"source": name, "n": len(items), "passed": passed, "per_second": measured, "target": target, "plain": plain}
+            {
+                "source": name,
+                "n": len(items),
+                "passed": passed,
+                "per_second": measured,
+                "target": target,
+                "plain": plain,
+            }
         )
     if options.out:
         with Grader(workers=1) as grader:

@@ -65,7 +65,7 @@ def test_the_guarantee_holds_for_the_master(dtype: torch.dtype) -> None:
     for step in range(1, 4):
         before = {name: master.clone() for name, master in wrapped.projector.masters.copies.items()}
         train(model, wrapped, range(step, step + 1))
-        now = torch.nn.ParameterDict({n: m for n, m in wrapped.projector.masters.copies.items()})
+        now = torch.nn.ParameterDict(dict(wrapped.projector.masters.copies.items()))
         assert_update_guarantee(now, before, wrapped.direction, "two_sided")
         assert wrapped.metrics()["svdproj/residual"] < 1e-4
 

@@ -340,7 +340,7 @@ def test_a_new_direction_takes_over_and_purges_the_momentum() -> None:
 
 
 def test_purging_reaches_the_parameters_that_have_state_and_can_be_left_out() -> None:
-    model, old, wrapped = make(space="gradient")
+    model, _old, wrapped = make(space="gradient")
     backward(model, 0)
     model.second.grad = None  # `first` has a moment, its neighbour in the stack has none
     wrapped.step()

@@ -56,7 +56,19 @@ def test_the_number_of_operations_depends_on_shapes_and_not_on_layers(space: str
         wrapped.step()
         found = _operators(wrapped.step)
         # Views and the stacking's own bookkeeping cost no kernel.
-        views = ("view", "detach", "unsqueeze", "expand", "select", "unbind", "permute", "transpose", "slice", "split", "alias")
+        views = (
+            "view",
+            "detach",
+            "unsqueeze",
+            "expand",
+            "select",
+            "unbind",
+            "permute",
+            "transpose",
+            "slice",
+            "split",
+            "alias",
+        )
         return sum(n for name, n in found.items() if not any(view in name for view in views))
 
     assert count(16) == count(4)
