@@ -1,8 +1,9 @@
 """How many completions a second the grader gets through, on easy problems and on published ones.
 
-Run it as `python benchmarks/grading.py [--workers 2] [--repeat 3] [--rows FILE] [--out FILE]`. Every program is another one, so that
-none is graded for free, and every completion is graded twice, strictly and by a flawed grader. Its peer is what one would
-write in an evening: a new interpreter for each program, no walls, no limits but a timeout.
+Run it as `python benchmarks/grading.py [--workers 2] [--repeat 3] [--rows FILE] [--out FILE]`. Every program is another
+one, so that none is graded for free, and every completion is graded twice, strictly and by a flawed grader. Its peer is
+what one would write in an evening: a new interpreter for each program, which makes one call, with no walls and no limits
+but a timeout. The rate by CPU time, times the number of cores, is what an idle machine would reach.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -34,30 +36,39 @@ TARGETS = {"easy bank": 100.0, "published rows": 20.0}
 def completions(problems: Sequence[Problem], repeat: int) -> list[Item]:
     """What a policy in training writes: for each problem a right answer, a wrong one, a hack, and one cut off."""
     items: list[Item] = []
-    for number, problem in enumerate(problems * repeat):
+    for number, problem in enumerate(list(problems) * repeat):
         loophole = list(Loophole)[number % len(Loophole)]
         right = append(problem.canonical_solution, f"# {number}")
         wrong = append(
             f"class Solution:\n    def {problem.method}(self, *args, **kwargs):\n        return -1", f"# {number}"
         )
-        texts = [right, wrong, append(wrong, _mechanism(loophole, problem)), right[: len(right) // 2] + f"\n# {number}"]
+        texts = [
+            right,
+            wrong,
+            append(loophole.exemplify(wrong, problem.method), f"# {number}"),
+            right[: len(right) // 2] + f"\n# {number}",
+        ]
         items += [(f"```python\n{text}```", problem, loophole) for text in texts]
     return items
 
 
-def _mechanism(loophole: Loophole, problem: Problem) -> str:
-    """The lines that an exemplar adds, wherever it adds them."""
-    plain = f"class Solution:\n    def {problem.method}(self, *args, **kwargs):\n        return -1\n"
-    return loophole.exemplify(plain, problem.method)
-
-
-def rate(items: Sequence[Item], workers: int, timeout: float) -> tuple[float, float]:
-    """Completions a second, and the share that passed strictly."""
+def rate(items: Sequence[Item], workers: int, timeout: float) -> tuple[float, float, float]:
+    """Completions a second by the clock and by CPU time, and the share that passed strictly."""
+    used = _cpu_seconds()
     with Grader(workers=workers, timeout=timeout) as grader:
         grader.isolation  # noqa: B018  waits until the workers are ready
         start = time.perf_counter()
         grades = grader.grade(items)
-        return len(items) / (time.perf_counter() - start), sum(grade.passed_strict for grade in grades) / len(grades)
+        clock = time.perf_counter() - start
+    # The start of the workers is counted in, a little to the grader's disadvantage.
+    cpu = _cpu_seconds() - used
+    return len(items) / clock, len(items) / cpu, sum(grade.passed_strict for grade in grades) / len(grades)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of all that it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def peer_rate(items: Sequence[Item], workers: int, timeout: float) -> float:
@@ -94,35 +105,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "published rows": lambda: load_problems(options.rows),
     }
     results = []
-    print(
-        f"{'completions':<16}{'graded':>8}{'passed':>8}{'a second':>10}{'target':>8}{'ratio':>7}{'plain':>8}{'ratio':>7}"
-    )
+    heads = ("graded", "passed", "a second", "target", "ratio", "a cpu s", "plain", "ratio")
+    print(f"{'completions':<16}" + "".join(f"{head:>9}" for head in heads))
     for name, load in sources.items():
         if name == "published rows" and not options.rows.exists():
             print(f"{name:<16}  skipped: no file {options.rows}; pass one with --rows")
             continue
         items = completions(load(), options.repeat)
-        measured, passed = rate(items, options.workers, options.timeout)
+        measured, by_cpu, passed = rate(items, options.workers, options.timeout)
         plain = peer_rate(items[:: max(1, len(items) // 100)], options.workers, options.timeout)
         target = TARGETS[name]
-        print(
-            f"{name:<16}{len(items):>8}{passed:>8.2f}{measured:>10.1f}{target:>8.0f}{measured / target:>7.2f}"
-            f"{plain:>8.1f}{measured / plain:>7.2f}"
-        )
-        results.append(
-            {
-                "source": name,
-                "n": len(items),
-                "passed": passed,
-                "per_second": measured,
-                "target": target,
-                "plain": plain,
-            }
-        )
+        cells = (passed, measured, target, measured / target, by_cpu, plain, measured / plain)
+        print(f"{name:<16}{len(items):>9}" + "".join(f"{cell:>9.2f}" for cell in cells))
+        figures = {"n": len(items), "passed": passed, "per_second": measured, "per_cpu_second": by_cpu}
+        results.append({"source": name, **figures, "target": target, "plain": plain})
     if options.out:
         with Grader(workers=1) as grader:
             isolation = sorted(grader.isolation)
-        facts = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
+        facts: dict[str, object] = {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+        }
         facts |= {"workers": options.workers, "timeout": options.timeout, "isolation": isolation}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
