@@ -1,11 +1,12 @@
-"""Gradient differences of a batch of pairs for one parameter, held in whichever form is cheapest to work with."""
+"""Gradients of a batch of samples for one parameter, held in whichever form is cheapest to work with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,13 +15,12 @@ from svdproj.charts import BilinearChart, Chart, DiagonalChart
 
 @runtime_checkable
 class Differences(Protocol):
-    """`Dᵢ = ∇NLL(hackᵢ) - ∇NLL(cleanᵢ)` for the pairs of one batch and one parameter."""
+    """`Dᵢ = ∇NLL(hackᵢ) - ∇NLL(cleanᵢ)` for the pairs of one batch and one parameter; or one completion's gradient."""
 
-    def left_moment(self, test: Float[Tensor, "out s"]) -> Float[Tensor, "out s"]:
-        """`Σ DᵢDᵢᵀ Ω`."""
-
-    def right_moment(self, test: Float[Tensor, "in s"]) -> Float[Tensor, "in s"]:
-        """`Σ DᵢᵀDᵢ Ω`."""
+    def moments(
+        self, left: Float[Tensor, "out s"], right: Float[Tensor, "in s2"]
+    ) -> tuple[Float[Tensor, "out s"], Float[Tensor, "in s2"]]:
+        """`Σ DᵢDᵢᵀ left` and `Σ DᵢᵀDᵢ right`."""
 
     def encode(self, chart: Chart) -> Float[Tensor, "pairs m"]:
         """Each difference in a chart's coordinates."""
@@ -35,11 +35,11 @@ class ExplicitDifferences:
 
     tensors: Float[Tensor, "pairs *shape"]
 
-    def left_moment(self, test: Float[Tensor, "out s"]) -> Float[Tensor, "out s"]:
-        return (self.tensors @ (self.tensors.mT @ test)).sum(0)
-
-    def right_moment(self, test: Float[Tensor, "in s"]) -> Float[Tensor, "in s"]:
-        return (self.tensors.mT @ (self.tensors @ test)).sum(0)
+    def moments(
+        self, left: Float[Tensor, "out s"], right: Float[Tensor, "in s2"]
+    ) -> tuple[Float[Tensor, "out s"], Float[Tensor, "in s2"]]:
+        tall = rearrange(self.tensors, "pairs o i -> (pairs o) i")
+        return (self.tensors @ (self.tensors.mT @ left)).sum(0), tall.mT @ (tall @ right)
 
     def encode(self, chart: Chart) -> Float[Tensor, "pairs m"]:
         return chart.encode(self.tensors)
@@ -53,6 +53,8 @@ class FactoredDifferences:
     """Differences of a linear layer as sums over tokens, `Dᵢ = Σₜ δₜ xₜᵀ`, which have at most as much rank as there are
     tokens.
 
+    Each question is answered from the factors or from the full tensors, whichever takes fewer multiplications.
+
     Args:
         outer: gradients at the layer's output, already signed (plus for hack, minus for clean).
         inner: the layer's inputs.
@@ -61,34 +63,45 @@ class FactoredDifferences:
     outer: Float[Tensor, "pairs tokens out"]
     inner: Float[Tensor, "pairs tokens in"]
 
-    def left_moment(self, test: Float[Tensor, "out s"]) -> Float[Tensor, "out s"]:
-        transposed = self.inner.mT @ (self.outer @ test)
-        return (self.outer.mT @ (self.inner @ transposed)).sum(0)
-
-    def right_moment(self, test: Float[Tensor, "in s"]) -> Float[Tensor, "in s"]:
-        direct = self.outer.mT @ (self.inner @ test)
-        return (self.inner.mT @ (self.outer @ direct)).sum(0)
+    def moments(
+        self, left: Float[Tensor, "out s"], right: Float[Tensor, "in s2"]
+    ) -> tuple[Float[Tensor, "out s"], Float[Tensor, "in s2"]]:
+        tokens, out, in_ = self._sizes
+        columns = left.shape[1] + right.shape[1]
+        if tokens * out * in_ + 2 * columns * out * in_ < 2 * tokens * columns * (out + in_):
+            return self.explicit.moments(left, right)
+        transposed = self.inner.mT @ (self.outer @ left)
+        direct = self.outer.mT @ (self.inner @ right)
+        flat_outer, flat_inner = self.outer.flatten(0, 1), self.inner.flatten(0, 1)
+        return (
+            flat_outer.mT @ (self.inner @ transposed).flatten(0, 1),
+            flat_inner.mT @ (self.outer @ direct).flatten(0, 1),
+        )
 
     def encode(self, chart: Chart) -> Float[Tensor, "pairs m"]:
-        if isinstance(chart, BilinearChart):
+        if isinstance(chart, BilinearChart) and not self._norms_form_tensors:
             core = (self.outer @ chart.left).mT @ (self.inner @ chart.right)
             return rearrange(core, "pairs p q -> pairs (p q)")
-        if isinstance(chart, DiagonalChart):
+        if isinstance(chart, DiagonalChart) and not self._norms_form_tensors:
             return ((self.outer @ chart.u) * (self.inner @ chart.v)).sum(1)
-        return self.explicit().encode(chart)
+        return self.explicit.encode(chart)
 
     def squared_norms(self) -> Float[Tensor, "pairs"]:
+        if self._norms_form_tensors:
+            return self.explicit.squared_norms()
         return ((self.outer @ self.outer.mT) * (self.inner @ self.inner.mT)).sum((1, 2)).clamp_min(0)
 
+    @cached_property
     def explicit(self) -> ExplicitDifferences:
         """The same as full tensors."""
-        return ExplicitDifferences(einsum(self.outer, self.inner, "pairs t o, pairs t i -> pairs o i"))
+        return ExplicitDifferences(self.outer.mT @ self.inner)
 
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        return self.outer.shape[1], self.outer.shape[2], self.inner.shape[2]
 
-def linear_differences(
-    outer: Float[Tensor, "pairs tokens out"], inner: Float[Tensor, "pairs tokens in"]
-) -> FactoredDifferences | ExplicitDifferences:
-    """Factored where the tokens are few beside the weight's size, explicit where forming the tensors is cheaper."""
-    tokens, out, in_ = outer.shape[1], outer.shape[2], inner.shape[2]
-    factored = FactoredDifferences(outer, inner)
-    return factored if tokens * (out + in_) < out * in_ else factored.explicit()
+    @property
+    def _norms_form_tensors(self) -> bool:
+        """Whether norms are cheaper from the full tensors than from the tokens' Gram matrices; coordinates then are."""
+        tokens, out, in_ = self._sizes
+        return tokens * (out + in_) >= out * in_

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
@@ -13,18 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdproj.capture import Target, select_targets, visit_differences
+from svdproj.batches import pair_sample
+from svdproj.capture import Visitor, undisturbed, visit_gradients
 from svdproj.charts import CHART_KINDS, BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.differences import Differences, ExplicitDifferences
-from svdproj.fitting import MomentSketch, caught_energy, drop_noise, principal_rows, split_by_prompt, weight_bases
-from svdproj.metadata import DirectionMetadata, Energy, pairs_hash, tensors_hash
+from svdproj.energy import Coordinates, energy_report, halves_overlap, held_out_accuracy
+from svdproj.fitting import batched_principal_rows, drop_noise, split_by_prompt, weight_bases
+from svdproj.likelihood import can_share_prompts
+from svdproj.metadata import DirectionMetadata, model_id, pairs_hash, tensors_hash
 from svdproj.names import canonical_name
 from svdproj.pairs import ContrastivePair
+from svdproj.precision import full_float32
+from svdproj.progress import progress_bar
+from svdproj.sketch import SketchTests, leading_eigenvectors_by_shape
 from svdproj.subspace import Subspace
-from svdproj.tokens import encode_pair, prompt_key
+from svdproj.targets import Target, select_targets
+from svdproj.tokens import context_length, encode_pair, prompt_key, warn_about_lengths
 
 BASES = ("gradient", "weight")
 LOSSES = ("mean", "sum")
+# Parameters whose rows are found together; bounds the float64 copies.
+_ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -57,21 +65,6 @@ class FitOptions:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """What the last pass leaves of a parameter's differences.
-
-    Args:
-        chart: the parameter's chart.
-        encoded: the differences in its coordinates, `[pairs, m]`, on the CPU.
-        squares: squared norms of the whole differences, `[pairs]`.
-    """
-
-    chart: Chart
-    encoded: Tensor
-    squares: Tensor
-
-
 def fit_model(
     model: nn.Module,
     tokenizer: Any,
@@ -84,38 +77,36 @@ def fit_model(
     """Fit on a model's gradients: one pass for the bases where they come from gradients, one for the coordinates."""
     if len(pairs) < 2:
         raise ValueError(f"fitting needs at least two pairs, got {len(pairs)}; a few dozen make a useful direction")
-    max_length = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    encoded = [encode_pair(tokenizer, pair, max_length) for pair in pairs]
+    encoded = [encode_pair(tokenizer, pair, context_length(model)) for pair in pairs]
+    warn_about_lengths(encoded)
+    samples = [pair_sample(pair, options.loss) for pair in encoded]
     selected = select_targets(model, targets)
     generator = torch.Generator().manual_seed(options.seed)
     fitted, held_out = split_by_prompt([prompt_key(pair.prompt) for pair in pairs], options.holdout, generator)
 
     sketched = options.chart == "bilinear" and options.basis == "gradient"
-    with _progress(len(fitted) * sketched + len(pairs), progress) as on_batch:
+    with undisturbed(model), full_float32(next(model.parameters()).device.type):
+        shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
+    with progress_bar(len(fitted) * sketched + len(pairs), progress) as on_batch:
 
-        def passes(chosen: Sequence[int], visit: Callable[[str, Sequence[int], Differences], None]) -> None:
-            some = [encoded[i] for i in chosen]
-            visit_differences(model, selected, some, visit, loss=options.loss, batch_size=batch_size, on_batch=on_batch)
+        def passes(chosen: Sequence[int], visit: Visitor) -> None:
+            some = [samples[i] for i in chosen]
+            visit_gradients(model, selected, some, visit, batch_size=batch_size, shared=shared, on_batch=on_batch)
 
         if sketched:
             charts = _gradient_charts(selected, options, generator, lambda visit: passes(fitted, visit))
         else:
             charts = {target.name: _weight_chart(target, options) for target in selected}
-        coordinates = _coordinates(charts, len(pairs), lambda visit: passes(range(len(pairs)), visit))
-    subspaces, energy = _rows(coordinates, fitted, held_out, options)
-    covered = [(t.name, t.parameter) for t in selected if t.name in subspaces]
+        coordinates = _coordinates(selected, charts, len(pairs), lambda visit: passes(range(len(pairs)), visit))
+    subspaces = _rows(coordinates, fitted, options)
     metadata = DirectionMetadata(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model_id=str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__),
-        weights_fingerprint=tensors_hash(covered),
-        n_pairs=len(fitted),
-        n_held_out=len(held_out),
+        model_id=model_id(model),
+        weights_fingerprint=tensors_hash((t.name, t.parameter) for t in selected if t.name in subspaces),
         pairs_hash=pairs_hash(pairs),
-        held_out_accuracy=_held_out_accuracy(subspaces, coordinates, held_out),
-        **energy,
-        **options.metadata,
+        **_report(subspaces, coordinates, fitted, held_out, options),
     )
-    return {name: subspace.to("cpu") for name, subspace in subspaces.items()}, metadata
+    return subspaces, metadata
 
 
 def fit_gradients(
@@ -139,7 +130,7 @@ def fit_gradients(
     n_pairs = counts.pop()
     targets = [Target(name, nn.Parameter(d[0], requires_grad=False)) for name, d in tensors.items()]
 
-    def passes(visit: Callable[[str, Sequence[int], Differences], None]) -> None:
+    def passes(visit: Visitor) -> None:
         for name, difference in tensors.items():
             visit(name, range(n_pairs), ExplicitDifferences(difference))
 
@@ -148,42 +139,42 @@ def fit_gradients(
         charts = _gradient_charts(targets, options, generator, passes)
     else:
         charts = {name: DenseChart(tuple(d.shape[1:])) for name, d in tensors.items()}
-    coordinates = _coordinates(charts, n_pairs, passes)
-    subspaces, energy = _rows(coordinates, range(n_pairs), [], options)
-    return subspaces, DirectionMetadata(n_pairs=n_pairs, **energy, **options.metadata)
+    coordinates = _coordinates(targets, charts, n_pairs, passes)
+    subspaces = _rows(coordinates, range(n_pairs), options)
+    return subspaces, DirectionMetadata(**_report(subspaces, coordinates, range(n_pairs), [], options))
 
 
 def _gradient_charts(
     targets: Sequence[Target],
     options: FitOptions,
     generator: torch.Generator,
-    passes: Callable[[Callable[[str, Sequence[int], Differences], None]], None],
+    passes: Callable[[Visitor], None],
 ) -> dict[str, Chart]:
     """Bilinear charts on the leading eigenvectors of `Σ DᵢDᵢᵀ` and `Σ DᵢᵀDᵢ`; dense ones where that saves nothing."""
-    charts: dict[str, Chart] = {}
-    sketches: dict[str, tuple[MomentSketch, MomentSketch]] = {}
-    for target in targets:
-        shape = tuple(target.parameter.shape)
-        if _dense_is_smaller(shape, options.chart_rank):
-            charts[target.name] = DenseChart(shape)
-        else:
-            device = target.parameter.device
-            left, right = (MomentSketch(dim, options.chart_rank, generator, device) for dim in shape)
-            sketches[target.name] = (left, right)
+    shapes = {target.name: tuple(target.parameter.shape) for target in targets}
+    devices = {target.name: target.parameter.device for target in targets}
+    sketched = [name for name, shape in shapes.items() if not _dense_is_smaller(shape, options.chart_rank)]
+    test_for = SketchTests(options.chart_rank, generator)
+    tests = {name: tuple(test_for(dim, devices[name]) for dim in shapes[name]) for name in sketched}
+    products = {name: tuple(torch.zeros_like(test) for test in pair) for name, pair in tests.items()}
 
     def visit(name: str, indices: Sequence[int], differences: Differences) -> None:
-        if name in sketches:
-            left, right = sketches[name]
-            left.update(differences.left_moment(left.test))
-            right.update(differences.right_moment(right.test))
+        if name in tests:
+            left, right = tests[name]
+            for product, moment in zip(products[name], differences.moments(left, right), strict=True):
+                product += moment
 
-    if sketches:
+    if sketched:
         passes(visit)
-    for target in targets:
-        if target.name in sketches:
-            device = target.parameter.device
-            charts[target.name] = BilinearChart(*(sketch.basis().to(device) for sketch in sketches[target.name]))
-    return charts
+    sides = [(name, side) for name in sketched for side in (0, 1)]
+    found = leading_eigenvectors_by_shape(
+        [tests[name][side] for name, side in sides], [products[name][side] for name, side in sides], options.chart_rank
+    )
+    bases = {sides[index]: basis for index, basis in found}
+    return {
+        name: BilinearChart(bases[name, 0], bases[name, 1]) if name in tests else DenseChart(shape)
+        for name, shape in shapes.items()
+    }
 
 
 def _weight_chart(target: Target, options: FitOptions) -> Chart:
@@ -204,96 +195,58 @@ def _dense_is_smaller(shape: tuple[int, ...], chart_rank: int) -> bool:
 
 
 def _coordinates(
-    charts: Mapping[str, Chart],
-    n_pairs: int,
-    passes: Callable[[Callable[[str, Sequence[int], Differences], None]], None],
+    targets: Sequence[Target], charts: Mapping[str, Chart], n_pairs: int, passes: Callable[[Visitor], None]
 ) -> dict[str, Coordinates]:
-    found = {
-        name: Coordinates(chart, torch.zeros(n_pairs, chart.size), torch.zeros(n_pairs))
-        for name, chart in charts.items()
-    }
+    """Every pair's difference in its charts' coordinates, left on the parameters' devices."""
+    found = {}
+    for target in targets:
+        chart, device = charts[target.name], target.parameter.device
+        encoded, squares = torch.zeros(n_pairs, chart.size, device=device), torch.zeros(n_pairs, device=device)
+        found[target.name] = Coordinates(chart, encoded, squares)
 
     def visit(name: str, indices: Sequence[int], differences: Differences) -> None:
-        where = torch.as_tensor(list(indices))
-        found[name].encoded[where] = differences.encode(charts[name]).cpu()
-        found[name].squares[where] = differences.squared_norms().cpu()
+        where = torch.as_tensor(list(indices), device=found[name].encoded.device)
+        # Norms first: where they form the full tensors, the coordinates come from those.
+        found[name].squares[where] = differences.squared_norms()
+        found[name].encoded[where] = differences.encode(charts[name])
 
     passes(visit)
     return found
 
 
-def _rows(
-    coordinates: Mapping[str, Coordinates], fitted: Sequence[int], held_out: Sequence[int], options: FitOptions
-) -> tuple[dict[str, Subspace], dict[str, Any]]:
-    subspaces = {}
+def _rows(coordinates: Mapping[str, Coordinates], fitted: Sequence[int], options: FitOptions) -> dict[str, Subspace]:
+    alike: dict[tuple[int, torch.device], list[str]] = defaultdict(list)
     for name, found in coordinates.items():
-        rows, singular_values = principal_rows(found.encoded[list(fitted)], options.k)
-        chart = found.chart.with_tensors({key: tensor.cpu() for key, tensor in found.chart.tensors.items()})
-        subspaces[name] = Subspace(chart, rows, singular_values)
-    subspaces = drop_noise(subspaces, options.noise_floor)
-    return subspaces, _energy_report(subspaces, coordinates, fitted, held_out)
+        alike[found.chart.size, found.encoded.device].append(name)
+    rows: dict[str, tuple[Tensor, Tensor]] = {}
+    for names in alike.values():
+        for start in range(0, len(names), _ROWS_AT_ONCE):
+            some = names[start : start + _ROWS_AT_ONCE]
+            stacked = torch.stack([coordinates[name].encoded[list(fitted)] for name in some])
+            rows |= zip(some, batched_principal_rows(stacked, options.k), strict=True)
+    subspaces = {name: Subspace(found.chart, *rows[name]) for name, found in coordinates.items()}
+    return {name: subspace.to("cpu") for name, subspace in drop_noise(subspaces, options.noise_floor).items()}
 
 
-def _energy_report(
+def _report(
     subspaces: Mapping[str, Subspace],
     coordinates: Mapping[str, Coordinates],
     fitted: Sequence[int],
     held_out: Sequence[int],
+    options: FitOptions,
 ) -> dict[str, Any]:
-    """Shares of energy for each parameter and over all, under the metadata's field names."""
-    totals: dict[str, float] = defaultdict(float)
-    by_parameter = {}
-    for name, subspace in subspaces.items():
-        found = coordinates[name]
-        numel = prod(subspace.chart.shape)
-        parts: dict[str, float] = {}
-        for suffix, chosen in {"": list(fitted), "_held_out": list(held_out)}.items():
-            encoded = found.encoded[chosen]
-            parts["square" + suffix] = float(found.squares[chosen].sum())
-            parts["chart" + suffix] = float(encoded.square().sum())
-            parts["rows" + suffix] = float(caught_energy(subspace.rows, encoded).sum())
-        parts["chart_random"] = parts["square"] * subspace.chart.size / numel
-        parts["rows_random"] = parts["square"] * subspace.k / numel
-        for key, value in parts.items():
-            totals[key] += value
-        by_parameter[name] = _shares(parts)
-    return {"energy": _shares(totals), "energy_by_parameter": by_parameter}
-
-
-def _shares(parts: Mapping[str, float]) -> Energy:
-    def share(part: str, whole: str) -> float:
-        return parts[part] / parts[whole] if parts.get(whole, 0.0) > 0 else float("nan")
-
-    return Energy(
-        chart=share("chart", "square"),
-        rows=share("rows", "square"),
-        chart_held_out=share("chart_held_out", "square_held_out"),
-        rows_held_out=share("rows_held_out", "square_held_out"),
-        chart_random=share("chart_random", "square"),
-        rows_random=share("rows_random", "square"),
-    )
-
-
-def _held_out_accuracy(
-    subspaces: Mapping[str, Subspace], coordinates: Mapping[str, Coordinates], held_out: Sequence[int]
-) -> float:
-    """Share of held-out pairs whose coefficients, summed over all parameters, point hack-ward."""
-    if not held_out or not subspaces:
-        return float("nan")
-    scores = sum(s.coefficients_of(coordinates[name].encoded[list(held_out)]).sum(-1) for name, s in subspaces.items())
-    assert isinstance(scores, Tensor)
-    return float((scores > 0).float().mean())
-
-
-@contextmanager
-def _progress(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar over pairs, where tqdm is installed and somebody wants it."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        wanted = False
-    if not wanted:
-        yield lambda count: None
-        return
-    with tqdm(total=total, desc="extracting", unit="pair") as bar:
-        yield bar.update
+    """What the rows catch and how stable they are, with the options, under the metadata's field names."""
+    covered = {name: coordinates[name] for name in subspaces}
+    stable, stable_random = halves_overlap(covered, fitted, options.k)
+    covered = {name: found.cpu() for name, found in covered.items()}
+    energy, by_parameter = energy_report(subspaces, covered, fitted, held_out)
+    return {
+        "n_pairs": len(fitted),
+        "n_held_out": len(held_out),
+        "energy": energy,
+        "energy_by_parameter": by_parameter,
+        "held_out_accuracy": held_out_accuracy(subspaces, covered, held_out),
+        "halves_overlap": stable,
+        "halves_overlap_random": stable_random,
+        **options.metadata,
+    }

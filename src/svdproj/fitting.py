@@ -10,72 +10,11 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from svdproj.sketch import double, eigh, orthonormal_columns
 from svdproj.subspace import Subspace
 
-# Columns that a sketch keeps beyond the wanted rank; the usual advice for randomised range finders is 5 to 10, and
-# spectra of gradients fall slowly.
-OVERSAMPLING = 32
 # Singular values below this share of the largest are rounding noise of float32 gradients.
 _RELATIVE_RANK = 1e-6
-
-
-class MomentSketch:
-    """Finds the top eigenvectors of a sum of moments `M = Σ DᵢDᵢᵀ` from its products with one random matrix.
-
-    Single-pass Nyström approximation (Tropp, Yurtsever, Udell and Cevher, "Fixed-rank approximation of a
-    positive-semidefinite matrix from streaming data", 2017, algorithm 3): only `M Ω` is accumulated. Exact when the
-    dimension does not exceed the sketch's size or the rank of `M` does not.
-
-    Args:
-        dim: dimension of `M`.
-        rank: number of eigenvectors wanted.
-        generator: source of the random matrix, on the CPU, so that a fit does not depend on the device.
-        device: where to accumulate.
-    """
-
-    def __init__(self, dim: int, rank: int, generator: torch.Generator, device: torch.device | str = "cpu") -> None:
-        size = min(dim, rank + OVERSAMPLING)
-        if size == dim:
-            test = torch.eye(dim)
-        else:
-            test = torch.linalg.qr(torch.randn(dim, size, generator=generator)).Q
-        self.rank = min(rank, dim)
-        self.test: Float[Tensor, "dim size"] = test.to(device)
-        self.product: Float[Tensor, "dim size"] = torch.zeros_like(self.test)
-
-    def update(self, product: Float[Tensor, "dim size"]) -> None:
-        """Add one moment's product with `test`."""
-        self.product += product
-
-    def basis(self) -> Float[Tensor, "dim rank"]:
-        """Orthonormal columns, the leading eigenvectors in descending order."""
-        test, product = self.test.double().cpu(), self.product.double().cpu()
-        # A small shift keeps the Cholesky factor real where M has a null space; it is taken off again below.
-        shift = 1e-10 * float(product.norm()) + torch.finfo(torch.float64).tiny
-        product = product + shift * test
-        gram = test.mT @ product
-        eigenvalues, eigenvectors = torch.linalg.eigh((gram + gram.mT) / 2)
-        # M ≈ Y (ΩᵀY)⁺ Yᵀ; the inverse root by eigenvalues, since rounding may have made some of them negative.
-        keep = eigenvalues > eigenvalues[-1] * 1e-12
-        root = product @ (eigenvectors[:, keep] / eigenvalues[keep].sqrt())
-        # Its left singular vectors, by the small Gram matrix; QR restores what squaring cost in orthonormality.
-        strengths, rotation = torch.linalg.eigh(root.mT @ root)
-        leading = (
-            rotation.flip(1)[:, : self.rank]
-            / strengths.flip(0)[: self.rank].clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-        )
-        basis: Tensor = torch.linalg.qr(root @ leading).Q
-        completed: Tensor = _completed(basis, self.rank).float()
-        return completed
-
-
-def _completed(basis: Float[Tensor, "dim found"], rank: int) -> Float[Tensor, "dim rank"]:
-    """The basis, filled up with arbitrary orthonormal columns where fewer than `rank` were found."""
-    missing = rank - basis.shape[1]
-    if missing <= 0:
-        return basis
-    identity = torch.eye(basis.shape[0], dtype=basis.dtype)
-    return torch.linalg.qr(torch.cat([basis, identity], dim=1)).Q[:, :rank]
 
 
 def principal_rows(
@@ -87,28 +26,31 @@ def principal_rows(
         coordinates: one row for each pair's gradient difference, hack minus clean.
         k: at most so many rows; never more than there are pairs or directions that they span.
     """
-    stacked = coordinates.double()
-    n_pairs, m = stacked.shape
+    return batched_principal_rows(coordinates[None], k)[0]
+
+
+def batched_principal_rows(
+    coordinates: Float[Tensor, "n pairs m"], k: int
+) -> list[tuple[Float[Tensor, "rows m"], Float[Tensor, "rows"]]]:
+    """The same for several parameters at once."""
+    stacked = double(coordinates)
+    n_pairs, m = stacked.shape[-2:]
     if m > n_pairs:
         # The Gram matrix of the pairs is tiny; its eigenvectors give the rows by one product.
-        eigenvalues, vectors = torch.linalg.eigh(stacked @ stacked.mT)
-        singular = eigenvalues.flip(0).clamp_min(0).sqrt()
-        keep = _significant(singular, k)
-        rows = (vectors.flip(1)[:, :keep] / singular[:keep]).mT @ stacked
-        # Squaring cost half of the digits of the small ones; QR makes them orthonormal again without changing the span.
-        factor = torch.linalg.qr(rows.mT)
-        rows = (factor.Q * factor.R.diagonal().sign()).mT
+        eigenvalues, vectors = eigh(stacked @ stacked.mT)
+        singular = eigenvalues.flip(-1)[:, :k].clamp_min(0).sqrt()
+        scaled = vectors.flip(-1)[..., :k] / singular.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        # Squaring cost half of the digits of the small ones; this makes them orthonormal again within their span.
+        rows = orthonormal_columns((scaled.mT @ stacked).mT).mT
     else:
         _, singular, rows = torch.linalg.svd(stacked, full_matrices=False)
-        keep = _significant(singular, k)
-        rows = rows[:keep]
-    singular = singular[:keep]
-    return (rows * orientation(stacked @ rows.mT)[:, None]).float(), singular.float()
-
-
-def _significant(singular: Float[Tensor, "n"], k: int) -> int:
-    floor = _RELATIVE_RANK * float(singular[0]) if singular.numel() else 0.0
-    return min(k, int((singular > max(floor, 0.0)).sum()))
+        singular, rows = singular[:, :k], rows[:, :k]
+    found = []
+    for row, values, pairs in zip(rows, singular, stacked, strict=True):
+        keep = int((values > _RELATIVE_RANK * values[0]).sum())
+        signs = orientation(pairs @ row[:keep].mT)[:, None]
+        found.append(((row[:keep] * signs).float(), values[:keep].float()))
+    return found
 
 
 def orientation(coefficients: Float[Tensor, "pairs rows"]) -> Float[Tensor, "rows"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 LOW_PRECISION = frozenset({torch.bfloat16, torch.float16})
 
@@ -18,44 +18,57 @@ class Masters:
 
     The visible weight is the master's rounding. Where somebody else wrote to the visible weight (loading a checkpoint,
     averaging), the master follows it.
+
+    While it is lent, the master stands in the parameter's place in the optimizer's groups and state. The parameter itself is left
+    alone: giving it float32 data would throw away autograd's accumulator, and with it the hook by which
+    DistributedDataParallel reduces the gradient.
     """
 
     def __init__(self) -> None:
         self.copies: dict[str, Tensor] = {}
-        self._lent: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._lent: dict[str, Tensor] = {}
 
-    def lend(self, parameters: Mapping[str, Tensor], state: Mapping[Any, MutableMapping[str, Any]]) -> None:
+    def lend(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """Put each low-precision parameter's master in its place, with gradient and optimizer state in float32."""
-        for name, parameter in parameters.items():
-            if parameter.dtype in LOW_PRECISION:
-                self._swap(name, parameter, self._fresh(name, parameter.data))
-                _cast_state(state.get(parameter, {}), torch.float32)
+        self._lent = _low_precision(parameters)
+        self.complete(self._lent)
+        _exchange(optimizer, {p: self.copies[name] for name, p in self._lent.items()})
+        for name, parameter in self._lent.items():
+            master = self.copies[name]
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            _cast_state(optimizer.state.get(master, {}), torch.float32)
 
-    def take_back(self) -> None:
-        """Put the low-precision weights back, rounded from the stepped masters, with the gradients they had."""
-        for name, (parameter, visible, _) in self._lent.items():
-            self.copies[name] = parameter.data
-            visible.copy_(parameter.data)
-        self._swap_back()
+    def take_back(self, optimizer: Optimizer) -> None:
+        """Put the low-precision weights back, rounded from the stepped masters."""
+        _exchange(optimizer, {self.copies[name]: p for name, p in self._lent.items()})
+        for name, parameter in self._lent.items():
+            self.copies[name].grad = None
+            parameter.detach().copy_(self.copies[name])
+        self._lent = {}
 
     @contextmanager
-    def float32_stand_ins(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, low-precision parameters look like float32 ones: torch casts loaded state to its parameter's dtype,
-        and a master's float32 moments must not become bfloat16. Masters and weights stay as they are.
+    def stand_in(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> Iterator[None]:
+        """Inside, the optimizer holds float32 tensors in place of low-precision parameters, whose values mean nothing.
+
+        torch casts loaded state to its parameter's dtype, and a master's float32 moments must not become bfloat16.
         """
-        for name, parameter in parameters.items():
-            if parameter.dtype in LOW_PRECISION:
-                self._swap(name, parameter, parameter.data.float())
+        places = {p: torch.empty_like(p, dtype=torch.float32) for p in _low_precision(parameters).values()}
+        _exchange(optimizer, places)
         try:
             yield
         finally:
-            self._swap_back()
+            _exchange(optimizer, {place: p for p, place in places.items()})
 
     def complete(self, parameters: Mapping[str, Tensor]) -> None:
-        """Make the masters that are still missing, so that a checkpoint has the same entries at every step."""
-        for name, parameter in parameters.items():
-            if parameter.dtype in LOW_PRECISION:
-                self.copies[name] = self._fresh(name, parameter.data)
+        """Make the masters that are missing, and let the others follow their weights."""
+        with torch.no_grad():
+            for name, parameter in _low_precision(parameters).items():
+                visible, master = parameter.detach(), self.copies.get(name)
+                if master is None or master.shape != visible.shape:
+                    self.copies[name] = visible.float()
+                    continue
+                self.copies[name] = master = master.to(visible.device)
+                master.copy_(torch.where(master.to(visible.dtype) == visible, master, visible.float()))
 
     def forget_others(
         self, kept: Collection[str], parameters: Mapping[str, Tensor], state: Mapping[Any, MutableMapping[str, Any]]
@@ -66,41 +79,22 @@ class Masters:
             if (parameter := parameters.get(name)) is not None:
                 _cast_state(state.get(parameter, {}), parameter.dtype)
 
-    def _swap(self, name: str, parameter: Tensor, stand_in: Tensor) -> None:
-        grad = parameter.grad
-        self._lent[name] = (parameter, parameter.data, grad)
-        parameter.grad = None  # a gradient must have its parameter's dtype at every moment
-        parameter.data = stand_in
-        parameter.grad = None if grad is None else grad.float()
 
-    def _swap_back(self) -> None:
-        for parameter, visible, grad in self._lent.values():
-            parameter.grad = None
-            parameter.data = visible
-            parameter.grad = grad
-        self._lent.clear()
-
-    def _fresh(self, name: str, visible: Tensor) -> Tensor:
-        master = self.copies.get(name)
-        if master is None or master.shape != visible.shape:
-            return visible.float()
-        master = master.to(visible.device)
-        return torch.where(master.to(visible.dtype) == visible, master, visible.float())
+def _low_precision(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in parameters.items() if parameter.dtype in LOW_PRECISION}
 
 
-def refuse_sharded(parameters: Mapping[str, Tensor]) -> None:
-    """Masters take a parameter's place in memory, which a DTensor does not allow.
-
-    Raises:
-        NotImplementedError: a low-precision DTensor.
-    """
-    for name, parameter in parameters.items():
-        if isinstance(parameter, DTensor) and parameter.dtype in LOW_PRECISION:
-            raise NotImplementedError(
-                f"{name} is a {parameter.dtype} DTensor, for which write_back='exact' cannot keep a master; keep the sharded "
-                "parameters in float32 and compute in bfloat16 by "
-                "fully_shard(..., mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16)): they then are the masters"
-            )
+def _exchange(optimizer: Optimizer, places: Mapping[Tensor, Tensor]) -> None:
+    """Put tensors in the places of others, in the optimizer's groups and as keys of its state, both kept in order."""
+    if not places:
+        return
+    for group in optimizer.param_groups:
+        # In place: LBFGS keeps the list itself.
+        group["params"][:] = [places.get(p, p) for p in group["params"]]
+    entries = list(optimizer.state.items())
+    optimizer.state.clear()
+    for key, value in entries:
+        optimizer.state[places.get(key, key) if isinstance(key, Tensor) else key] = value
 
 
 def _cast_state(state: MutableMapping[str, Any], dtype: torch.dtype) -> None:

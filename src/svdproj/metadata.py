@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from svdproj._version import __version__
 from svdproj.pairs import ContrastivePair
 from svdproj.tokens import prompt_key
 
 FORMAT_VERSION = 1
+# Elements summed at once; bounds the 64-bit copies.
+_CHECKSUM_CHUNK = 2**22
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class DirectionMetadata:
         energy: shares over all covered parameters.
         held_out_accuracy: share of held-out pairs whose summed coefficients are hack-ward; `nan` without any.
         energy_by_parameter: the shares for each parameter.
+        halves_overlap: overlap of the rows that two halves of the fitted pairs give, in the mean over parameters.
+        halves_overlap_random: the same for random rows in the charts.
     """
 
     format_version: int = FORMAT_VERSION
@@ -80,6 +85,8 @@ class DirectionMetadata:
     energy: Energy = field(default_factory=Energy)
     held_out_accuracy: float = float("nan")
     energy_by_parameter: Mapping[str, Energy] = field(default_factory=dict)
+    halves_overlap: float = float("nan")
+    halves_overlap_random: float = float("nan")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the file's header; what was not measured becomes null."""
@@ -90,8 +97,9 @@ class DirectionMetadata:
     def from_json(cls, record: Mapping[str, Any]) -> DirectionMetadata:
         """The inverse of `to_json`; unknown fields of a later minor version are ignored."""
         known = {key: value for key, value in record.items() if key in cls.__dataclass_fields__}
-        if known.get("held_out_accuracy", 0) is None:
-            known["held_out_accuracy"] = float("nan")
+        for key in ("held_out_accuracy", "halves_overlap", "halves_overlap_random"):
+            if known.get(key, 0) is None:
+                known[key] = float("nan")
         known["energy"] = _energy(known.get("energy", {}))
         known["energy_by_parameter"] = {n: _energy(e) for n, e in known.get("energy_by_parameter", {}).items()}
         return cls(**known)
@@ -114,12 +122,38 @@ def pairs_hash(pairs: Iterable[ContrastivePair]) -> str:
 
 
 def tensors_hash(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A hash of names, shapes and values (as float32), independent of device and floating-point type."""
+    """A hash of names, shapes and values (as float32), independent of device and floating-point type.
+
+    The values' sums are taken where the tensors are: weights of billions of parameters would take long to fetch. It
+    tells weights apart; it is no defence against somebody who makes two sets agree.
+    """
     digest = hashlib.sha256()
+    sums = []
     for name, tensor in named_tensors:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        sums.append(_checksum(tensor.detach()))
+    for value in torch.stack([s.cpu() for s in sums]).flatten().tolist() if sums else []:
+        digest.update(int(value).to_bytes(8, "little", signed=True))
     return digest.hexdigest()
+
+
+def model_id(model: nn.Module) -> str:
+    """A model's name or path as its configuration gives it, or else its class's name."""
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Sum of the values' bits, each times an odd number of its place, modulo 2⁶⁴: the same in every order of adding."""
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.numel(), _CHECKSUM_CHUNK):
+        bits = flat[start : start + _CHECKSUM_CHUNK].float().contiguous().view(torch.int32).long()
+        places = torch.arange(start, start + bits.numel(), device=tensor.device)
+        # Knuth's multiplicative hash; the high bits are folded down, or neighbours would differ by a constant.
+        mixed = places * 0x9E3779B1
+        mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77
+        total += (bits * (mixed | 1)).sum()
+    return total
 
 
 def _energy(record: Mapping[str, Any]) -> Energy:

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# Up to this many dimensions random rows are made and orthonormalised.
+_EXACT_FRAMES = 256
+
 
 def expected_energy(k: int, n: int, *, one_sided: bool = False) -> float:
     """Mean share of a vector's squared norm inside a random subspace.
@@ -46,6 +49,29 @@ def sample_energy(k: int, n: int, samples: int, generator: torch.Generator) -> F
     inside = _chi_square(k, samples, generator)
     outside = _chi_square(n - k, samples, generator)
     return inside / (inside + outside)
+
+
+def sample_coefficients(
+    coordinates: Float[Tensor, "samples m"], k: int, draws: int, generator: torch.Generator
+) -> Float[Tensor, "draws samples k"]:
+    """Inner products of samples with the `k` orthonormal rows of each of `draws` random subspaces, in float64.
+
+    Args:
+        coordinates: the samples.
+        k: rows to a subspace.
+        draws: number of random subspaces.
+        generator: source of randomness, on the CPU.
+    """
+    coordinates = coordinates.double().cpu()
+    samples, m = coordinates.shape
+    if m <= _EXACT_FRAMES:
+        frames = torch.linalg.qr(torch.randn(draws, m, k, generator=generator, dtype=torch.float64)).Q
+        return coordinates @ frames
+    # In many dimensions k random rows are orthonormal all but surely, and their products with the samples are Gaussian
+    # with the samples' Gram matrix as covariance: no row has to be made.
+    eigenvalues, vectors = torch.linalg.eigh(coordinates @ coordinates.mT / m)
+    root = vectors * eigenvalues.clamp_min(0).sqrt()
+    return root @ torch.randn(draws, samples, k, generator=generator, dtype=torch.float64)
 
 
 def _chi_square(degrees: int, samples: int, generator: torch.Generator) -> Tensor:

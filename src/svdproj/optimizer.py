@@ -53,8 +53,7 @@ class ProjectedOptimizer(Optimizer):
     Raises:
         ValueError: an unknown option; a direction that matches no parameter, or one whose shapes differ from the
             model's.
-        NotImplementedError: flat or partitioned parameters (FSDP1, ZeRO); DTensors sharded over several mesh dimensions;
-            `write_back="exact"` for low-precision DTensors.
+        NotImplementedError: flat or partitioned parameters (FSDP1, ZeRO), or DTensors sharded over several mesh dimensions.
         TypeError: complex parameters under a subspace; from `step`, sparse gradients.
         RuntimeError: from `step`, when no covered parameter was visited in 50 steps that trained something.
 

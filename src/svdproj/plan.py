@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -52,6 +52,12 @@ class Stack:
     def locals(self) -> list[Tensor]:
         """The parameters' data in this process."""
         return [local(parameter.detach()) for parameter in self.parameters]
+
+    def standing_for(self, masters: Mapping[str, Tensor]) -> Stack:
+        """The same stack with a master in the place of each parameter that has one."""
+        return replace(
+            self, parameters=tuple(masters.get(n, p) for n, p in zip(self.names, self.parameters, strict=True))
+        )
 
     @property
     def grads(self) -> list[Tensor | None]:

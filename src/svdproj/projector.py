@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from svdproj.coverage import Coverage, check_fit
 from svdproj.direction import HackDirection
 from svdproj.layouts import check_supported, refuse_flat_layouts
-from svdproj.masters import LOW_PRECISION, Masters, refuse_sharded
+from svdproj.masters import LOW_PRECISION, Masters
 from svdproj.options import ProjectionOptions
 from svdproj.plan import Stack, covered_parameters, make_stacks
 from svdproj.precision import full_float32
@@ -53,6 +53,7 @@ class Projector:
         self._generators: dict[str, torch.Generator] = {}
         self._stacks: list[Stack] = []
         self._stacks_key: tuple[Any, ...] | None = None
+        self._lent_stacks: list[Stack] | None = None
         self._idle_steps = 0
         if len(direction):
             refuse_flat_layouts(optimizer, self._params)
@@ -77,11 +78,15 @@ class Projector:
         )
         if key != self._stacks_key:
             covered = self._covered()
-            if self.options.exact:
-                refuse_sharded({name: parameter for name, (parameter, _) in covered.items()})
             self._stacks = make_stacks(covered, self.direction.subspaces)
             self._stacks_key = key
         return self._stacks
+
+    def stepped_stacks(self) -> list[Stack]:
+        """The stacks of what the optimizer steps: `stacks()`, or their masters while those are lent."""
+        if self._lent_stacks is None:
+            return self.stacks()
+        return self._lent_stacks
 
     def parameters(self) -> dict[str, Tensor]:
         """The covered parameters by canonical name."""
@@ -114,7 +119,7 @@ class Projector:
     @torch.compiler.disable
     def project_gradients(self) -> None:
         """Project `p.grad` in place."""
-        stacks = self.stacks()
+        stacks = self.stepped_stacks()
         if not (count := visited(stacks)):
             self.note_idle()
             return
@@ -124,13 +129,12 @@ class Projector:
     @torch.compiler.disable
     def snapshot(self) -> list[Tensor]:
         """The covered weights before the optimizer's step."""
-        return snapshot(self.stacks())
+        return snapshot(self.stepped_stacks())
 
     @torch.compiler.disable
     def project_displacement(self, before: list[Tensor]) -> None:
         """Project what the optimizer's step did to the weights since `snapshot`, in place."""
-        # Not stacks(): masters may be lent, and the stacks' key knows the visible weights' dtype.
-        stacks = self._stacks
+        stacks = self.stepped_stacks()
         if not (count := visited(stacks)):
             self.note_idle()
             return
@@ -141,16 +145,19 @@ class Projector:
     @torch.compiler.disable
     def lend_masters(self) -> None:
         """Let the optimizer step float32 masters, until `take_back_masters`."""
-        self.masters.lend(self.parameters(), self.optimizer.state)
+        stacks = self.stacks()
+        self.masters.lend(self.parameters(), self.optimizer)
+        self._lent_stacks = [stack.standing_for(self.masters.copies) for stack in stacks]
 
     @torch.compiler.disable
     def take_back_masters(self) -> None:
         """The low-precision weights again, rounded from the masters."""
-        self.masters.take_back()
+        self._lent_stacks = None
+        self.masters.take_back(self.optimizer)
 
     def stepped_dtypes(self) -> AbstractContextManager[None]:
         """Inside, parameters have the dtypes in which the optimizer steps them."""
-        return self.masters.float32_stand_ins(self.parameters() if self.options.exact else {})
+        return self.masters.stand_in(self.parameters() if self.options.exact else {}, self.optimizer)
 
     @torch.compiler.disable
     def note_idle(self) -> None:

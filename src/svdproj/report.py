@@ -38,7 +38,9 @@ class Pending:
 
     def for_stacks(self, stacks: Sequence[Stack]) -> Sequence[Measured] | None:
         """The partial sums, if these are the stacks that they were measured on."""
-        return self.measured if self.stacks is stacks else None
+        # By subspace: masters come in stacks made for each step, around the same subspaces.
+        same = [stack.subspace for stack in self.stacks] == [stack.subspace for stack in stacks]
+        return self.measured if same else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,18 @@
-"""Pairs as token ids: prompt and completion, padded into batches."""
+"""Pairs as token ids: prompt and completion."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from svdproj.pairs import ContrastivePair, Prompt
+
+# From here on lengths are no accident: so many pairs, so large a share with the same side longer, by such a factor.
+_ENOUGH_LENGTHS = 4
+_SAME_SIDE = 0.9
+_LENGTH_RATIO = 1.5
 
 
 @dataclass(frozen=True)
@@ -27,35 +29,23 @@ class Encoded:
 
     @property
     def completion_length(self) -> int:
+        """Tokens of the completion, its end-of-sequence token included."""
         return len(self.ids) - self.prompt_length
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Completions padded on the right, so that no real token attends to padding.
-
-    Args:
-        ids: token ids, zero where padded.
-        mask: 1 on real tokens.
-        weights: what each position's negative log likelihood counts; zero on prompts and padding.
-    """
-
-    ids: Int[Tensor, "rows tokens"]
-    mask: Int[Tensor, "rows tokens"]
-    weights: Float[Tensor, "rows tokens"]
 
 
 def encode_completion(tokenizer: Any, prompt: Prompt, completion: str) -> Encoded:
     """Token ids of a prompt and its completion, closed by the end-of-sequence token where the tokenizer has one.
 
     Raises:
-        ValueError: a chat prompt without a chat template.
+        ValueError: a chat prompt without a chat template; a completion without a token.
     """
     prompt_ids = _prompt_ids(tokenizer, prompt)
     completion_ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
     eos = getattr(tokenizer, "eos_token_id", None)
     if eos is not None:
         completion_ids.append(eos)
+    if not completion_ids:
+        raise ValueError(f"the tokenizer makes no token of the completion {completion!r}; drop it")
     return Encoded((*prompt_ids, *completion_ids), len(prompt_ids))
 
 
@@ -75,18 +65,31 @@ def encode_pair(tokenizer: Any, pair: ContrastivePair, max_length: int | None = 
     return sides[0], sides[1]
 
 
-def pad_batch(rows: Sequence[Encoded], scales: Sequence[float], device: torch.device | str) -> Batch:
-    """Pad on the right; `scales` is what each row's summed negative log likelihood counts."""
-    tokens = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), tokens, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    weights = torch.zeros(len(rows), tokens)
-    for i, (row, scale) in enumerate(zip(rows, scales, strict=True)):
-        length = len(row.ids)
-        ids[i, :length] = torch.tensor(row.ids)
-        mask[i, :length] = 1
-        weights[i, row.prompt_length : length] = scale
-    return Batch(ids.to(device), mask.to(device), weights.to(device))
+def warn_about_lengths(pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
+    """Warn where one side is so consistently the longer one that the direction may be length.
+
+    Warns:
+        UserWarning: in nine of ten pairs or more the same side is longer, and in the median by half or more.
+    """
+    ratios = sorted(hack.completion_length / clean.completion_length for hack, clean in pairs)
+    median = ratios[len(ratios) // 2]
+    longer = sum(ratio > 1 for ratio in ratios) / len(ratios)
+    shorter = sum(ratio < 1 for ratio in ratios) / len(ratios)
+    if len(pairs) < _ENOUGH_LENGTHS or not (
+        (longer >= _SAME_SIDE and median >= _LENGTH_RATIO) or (shorter >= _SAME_SIDE and median <= 1 / _LENGTH_RATIO)
+    ):
+        return
+    side, share, ratio = ("longer", longer, median) if median > 1 else ("shorter", shorter, 1 / median)
+    warnings.warn(
+        f"hack completions are {side} than clean ones in {share:.0%} of the pairs, {ratio:.1f} times in the median: the "
+        "direction may be length; choose pairs of like length, or compare with clean pairs of such lengths",
+        stacklevel=4,
+    )
+
+
+def context_length(model: Any) -> int | None:
+    """The longest text that a model takes, in tokens, as its configuration says; None where it says nothing."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
 
 
 def prompt_key(prompt: Prompt) -> str:

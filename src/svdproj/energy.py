@@ -1,0 +1,125 @@
+"""What charts and rows catch of the pairs' gradients, and how well it carries over to pairs they have not seen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from svdproj.charts import Chart
+from svdproj.fitting import caught_energy
+from svdproj.metadata import Energy
+from svdproj.sketch import double, eigh
+from svdproj.subspace import Subspace
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """What the last pass leaves of a parameter's differences.
+
+    Args:
+        chart: the parameter's chart.
+        encoded: the differences in its coordinates.
+        squares: squared norms of the whole differences.
+    """
+
+    chart: Chart
+    encoded: Float[Tensor, "pairs m"]
+    squares: Float[Tensor, "pairs"]
+
+    def cpu(self) -> Coordinates:
+        """The same in main memory."""
+        tensors = {name: tensor.cpu() for name, tensor in self.chart.tensors.items()}
+        return Coordinates(self.chart.with_tensors(tensors), self.encoded.cpu(), self.squares.cpu())
+
+
+def energy_report(
+    subspaces: Mapping[str, Subspace],
+    coordinates: Mapping[str, Coordinates],
+    fitted: Sequence[int],
+    held_out: Sequence[int],
+) -> tuple[Energy, dict[str, Energy]]:
+    """Shares of energy over all covered parameters, and for each."""
+    totals: dict[str, float] = defaultdict(float)
+    by_parameter = {}
+    for name, subspace in subspaces.items():
+        found = coordinates[name]
+        numel = prod(subspace.chart.shape)
+        parts: dict[str, float] = {}
+        for suffix, chosen in {"": list(fitted), "_held_out": list(held_out)}.items():
+            encoded = found.encoded[chosen]
+            parts["square" + suffix] = float(found.squares[chosen].sum())
+            parts["chart" + suffix] = float(encoded.square().sum())
+            parts["rows" + suffix] = float(caught_energy(subspace.rows, encoded).sum())
+        parts["chart_random"] = parts["square"] * subspace.chart.size / numel
+        parts["rows_random"] = parts["square"] * subspace.k / numel
+        for key, value in parts.items():
+            totals[key] += value
+        by_parameter[name] = _shares(parts)
+    return _shares(totals), by_parameter
+
+
+def held_out_accuracy(
+    subspaces: Mapping[str, Subspace], coordinates: Mapping[str, Coordinates], held_out: Sequence[int]
+) -> float:
+    """Share of held-out pairs whose coefficients, summed over all parameters, point hack-ward."""
+    if not held_out or not subspaces:
+        return float("nan")
+    scores = torch.zeros(len(held_out))
+    for name, subspace in subspaces.items():
+        scores += subspace.coefficients_of(coordinates[name].encoded[list(held_out)]).sum(-1)
+    return float((scores > 0).float().mean())
+
+
+def halves_overlap(coordinates: Mapping[str, Coordinates], fitted: Sequence[int], k: int) -> tuple[float, float]:
+    """Overlap of the rows that two halves of the pairs would give, in the mean over parameters, and that of random rows.
+
+    A direction that two halves of its pairs disagree on is made of what single pairs have of their own.
+
+    Args:
+        coordinates: of all pairs.
+        fitted: the pairs to halve; the even ones of them against the odd ones.
+        k: rows from each half, at most a quarter of the pairs.
+
+    Returns:
+        Two figures in [0, 1]; `nan` with fewer than four pairs.
+    """
+    first, second = list(fitted[::2]), list(fitted[1::2])
+    k = min(k, len(fitted) // 4)
+    if k < 1 or not coordinates:
+        return float("nan"), float("nan")
+    overlaps, nulls = [], []
+    for found in coordinates.values():
+        a, b = double(found.encoded[first]), double(found.encoded[second])
+        # A half's rows are Vᵀ A / σ with its pairs' Gram matrix V σ² Vᵀ: the overlap needs pair-by-pair products alone.
+        whitened = [_whitened(half, k) for half in (a, b)]
+        cosines = whitened[0].mT @ (a @ b.mT) @ whitened[1]
+        overlaps.append(float(cosines.square().sum()) / k)
+        nulls.append(min(1.0, k / found.chart.size))
+    return sum(overlaps) / len(overlaps), sum(nulls) / len(nulls)
+
+
+def _whitened(half: Float[Tensor, "pairs m"], k: int) -> Float[Tensor, "pairs k"]:
+    eigenvalues, vectors = eigh(half @ half.mT)
+    leading = eigenvalues.flip(0)[:k]
+    roots = torch.where(leading > 1e-12 * leading[0], leading.clamp_min(1e-300).rsqrt(), 0.0)
+    return vectors.flip(1)[:, :k] * roots
+
+
+def _shares(parts: Mapping[str, float]) -> Energy:
+    def share(part: str, whole: str) -> float:
+        return parts[part] / parts[whole] if parts.get(whole, 0.0) > 0 else float("nan")
+
+    return Energy(
+        chart=share("chart", "square"),
+        rows=share("rows", "square"),
+        chart_held_out=share("chart_held_out", "square_held_out"),
+        rows_held_out=share("rows_held_out", "square_held_out"),
+        chart_random=share("chart_random", "square"),
+        rows_random=share("rows_random", "square"),
+    )

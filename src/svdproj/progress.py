@@ -1,0 +1,20 @@
+"""A progress bar, where one can be shown and somebody wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(total: int, wanted: bool, description: str = "extracting") -> Iterator[Callable[[int], None]]:
+    """A bar over pairs by `tqdm` if it is installed; yields what to call with the number of pairs done."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        wanted = False
+    if not wanted:
+        yield lambda count: None
+        return
+    with tqdm(total=total, desc=description, unit="pair") as bar:
+        yield bar.update

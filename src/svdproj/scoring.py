@@ -1,0 +1,67 @@
+"""How hack-ward single completions are, by their gradients: a probe that works where all rewards are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from svdproj.batches import completion_sample
+from svdproj.pairs import Prompt
+from svdproj.progress import progress_bar
+from svdproj.readings import read_samples
+from svdproj.subspace import Subspace
+from svdproj.tokens import context_length, encode_completion
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Cosines of completions' gradients (mean negative log likelihood of the completion's tokens) with a direction.
+
+    Args:
+        cos: norm of the hack-ward coefficients over the gradient's norm, in [0, 1]: what `svdproj/cos_in` would be if
+            training imitated the completion.
+        signed: sum of all coefficients over the gradient's norm; ranks completions from clean to hack.
+        null_cos: `cos` of random rows in the whole space.
+        chart_null_cos: `cos` of random rows in the charts.
+    """
+
+    cos: Float[Tensor, "samples"]
+    signed: Float[Tensor, "samples"]
+    null_cos: Float[Tensor, "samples"]
+    chart_null_cos: Float[Tensor, "samples"]
+
+    def __len__(self) -> int:
+        """Number of completions."""
+        return len(self.cos)
+
+
+def score_completions(
+    subspaces: Mapping[str, Subspace],
+    model: nn.Module,
+    tokenizer: Any,
+    completions: Sequence[tuple[Prompt, str]],
+    batch_size: int,
+    progress: bool,
+) -> Scores:
+    """See `HackDirection.score`."""
+    if not completions or not subspaces:
+        raise ValueError(
+            f"scoring needs completions and a direction with rows, got {len(completions)} completions and "
+            f"{len(subspaces)} parameters"
+        )
+    longest = context_length(model)
+    samples = []
+    for number, (prompt, completion) in enumerate(completions):
+        encoded = encode_completion(tokenizer, prompt, completion)
+        if longest is not None and len(encoded.ids) > longest:
+            raise ValueError(
+                f"completion {number}: with its prompt it takes {len(encoded.ids)} tokens, the model's context is {longest}"
+            )
+        samples.append(completion_sample(encoded, "mean"))
+    with progress_bar(len(samples), progress, "scoring") as on_batch:
+        found = read_samples(subspaces, model, samples, batch_size, on_batch)
+    return Scores(found.cosines, found.signed, found.null_cosines, found.chart_null_cosines)

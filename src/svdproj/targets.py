@@ -1,0 +1,108 @@
+"""Which parameters gradients are wanted of, and the linear layers that hold them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from svdproj.names import canonical_name
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A parameter whose gradients are wanted.
+
+    Args:
+        name: canonical name.
+        parameter: the parameter itself.
+        modules: the linear layers that use it as their weight; empty for any other parameter.
+        transposed: the weight is stored `in out`, as in transformers' `Conv1D`.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    modules: tuple[nn.Module, ...] = ()
+    transposed: bool = False
+
+
+def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Target]:
+    """The parameters that `targets` means.
+
+    Args:
+        model: the model.
+        targets: `"all-linear"`, every linear weight but the output head (on a PEFT model: the trainable parameters);
+            `"trainable"`; or shell patterns for canonical names, such as `"*.mlp.*.weight"`.
+
+    Raises:
+        ValueError: nothing is selected.
+    """
+    linear = _linear_weights(model)
+    parameters = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
+    if targets == "all-linear" and hasattr(model, "peft_config"):
+        targets = "trainable"
+    if targets == "all-linear":
+        excluded = _output_head(model) | {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        names = [name for name, p in parameters.items() if id(p) in linear and id(p) not in excluded]
+    elif targets == "trainable":
+        names = [name for name, p in parameters.items() if p.requires_grad]
+    else:
+        patterns = [targets] if isinstance(targets, str) else list(targets)
+        names = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not names:
+        example = next(iter(parameters), "none at all")
+        raise ValueError(
+            f"targets {targets!r} select no parameter; use 'all-linear', 'trainable' or shell patterns for names such "
+            f"as {example!r}"
+        )
+    return named_targets(model, names)
+
+
+def named_targets(model: nn.Module, names: Iterable[str]) -> list[Target]:
+    """The parameters with these canonical names; names that the model lacks are passed over."""
+    linear = _linear_weights(model)
+    used_elsewhere = _used_elsewhere(model)
+    parameters = {canonical_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    selected = []
+    for name in names:
+        if name not in parameters:
+            continue
+        # A weight that some other layer uses too (a tied embedding) has gradients that the linear layers do not see.
+        modules = () if id(parameters[name]) in used_elsewhere else tuple(linear.get(id(parameters[name]), ()))
+        transposed = bool(modules) and not isinstance(modules[0], nn.Linear)
+        selected.append(Target(name, parameters[name], modules, transposed))
+    return selected
+
+
+def _linear_weights(model: nn.Module) -> dict[int, list[nn.Module]]:
+    """Linear layers by the identity of their weight."""
+    found: dict[int, list[nn.Module]] = defaultdict(list)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            weight = module.weight
+            if isinstance(weight, nn.Parameter):
+                found[id(weight)].append(module)
+    return found
+
+
+def _used_elsewhere(model: nn.Module) -> set[int]:
+    """Weights that some layer other than a linear one holds as well."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        if not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        for parameter in module.parameters(recurse=False)
+    }
+
+
+def _output_head(model: nn.Module) -> set[int]:
+    """The output head's weight, by identity."""
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if callable(get) else None
+    if head is None:
+        head = getattr(model, "lm_head", None)
+    weight = getattr(head, "weight", None)
+    return set() if weight is None else {id(weight)}
