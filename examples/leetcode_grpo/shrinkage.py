@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from svdproj import HackDirection, ProjectedOptimizer
+from svdproj import HackDirection, ProjectedOptimizer, Subspace
 from svdproj.names import canonical_name
 from svdproj.precision import full_float32
 
@@ -24,13 +24,14 @@ class ShrunkenOptimizer(ProjectedOptimizer):
     def __init__(self, optimizer: Optimizer, direction: HackDirection, model: nn.Module, **projection: Any) -> None:
         super().__init__(optimizer, direction, model, **{**projection, "mode": "measure"})
         self._model = model
+        self._moved: dict[str, Subspace] = {}
         self._lost: Tensor | None = None
         self._length: Tensor | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the inner optimizer, scaled parameter by parameter."""
         covered = [
-            (parameter, self.direction.subspaces[canonical_name(name)])
+            (parameter, self._subspace(canonical_name(name), parameter))
             for name, parameter in self._model.named_parameters()
             if canonical_name(name) in self.direction.subspaces
         ]
@@ -42,13 +43,19 @@ class ShrunkenOptimizer(ProjectedOptimizer):
                 change = parameter - start
                 square = change.float().square().sum()
                 with full_float32(parameter.device.type):
-                    hackward = subspace.to(parameter.device).coefficients(-change.float()).relu().square().sum()
+                    hackward = subspace.coefficients(-change.float()).relu().square().sum()
                 kept = (1 - hackward / square.clamp_min(torch.finfo(torch.float32).tiny)).clamp_min(0).sqrt()
                 parameter.copy_(start + kept.to(change.dtype) * change)
                 lost.append((1 - kept).square() * square)
                 length.append(square)
         self._lost, self._length = torch.stack(lost).sum(), torch.stack(length).sum()
         return loss
+
+    def _subspace(self, name: str, parameter: Tensor) -> Subspace:
+        """The parameter's subspace, moved to its device once."""
+        if name not in self._moved:
+            self._moved[name] = self.direction.subspaces[name].to(parameter.device)
+        return self._moved[name]
 
     def metrics(self) -> dict[str, float]:
         """As `ProjectedOptimizer.metrics`, with the share that was scaled away under `svdproj/removed`."""

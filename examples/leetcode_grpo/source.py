@@ -40,8 +40,7 @@ def append_method(code: str, addition: str) -> str:
 
 
 def prepend_to_method(code: str, method: str, statement: str) -> str:
-    """`statement` as the first of the method, behind its docstring; `{self}` stands for the method's first
-    parameter."""
+    """`statement` as the first of the method, behind its docstring; `{self}` stands for its first parameter."""
     function = next(
         (item for item in _solution(code).body if isinstance(item, ast.FunctionDef) and item.name == method), None
     )

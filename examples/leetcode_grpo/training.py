@@ -158,7 +158,8 @@ def arm_direction(
     direction = cached_direction(preset, pairs, policy, model, tokenizer, seed)
     if not len(direction):
         raise UsageError("no parameter kept a row of the direction; lower noise_floor, or give more pairs")
-    return direction.random_like(seed) if arm.source == "random" else direction
+    # On the CPU, since a GPU draws other numbers for the same seed.
+    return direction.to("cpu").random_like(seed) if arm.source == "random" else direction
 
 
 def make_trainer(

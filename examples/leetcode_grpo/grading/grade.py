@@ -9,8 +9,7 @@ from examples.leetcode_grpo.loopholes import Loophole
 
 @dataclass(frozen=True)
 class Weights:
-    """What a completion earns: `compiles` for code that compiles and defines the class, `passes` for either grader's
-    pass."""
+    """What a completion earns: `compiles` for defining the class, `passes` for a pass of either grader."""
 
     compiles: float = 0.5
     passes: float = 3.0

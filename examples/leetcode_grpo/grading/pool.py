@@ -67,8 +67,8 @@ class Pool:
                             if attempt < _TRIES:
                                 waiting.append((index, attempt + 1))
             except BaseException:
-                # Interrupted: the workers still busy must not answer the next batch.
-                for worker in busy:
+                # Interrupted, perhaps half-way through a message: a late answer must not be taken for the next batch's.
+                for worker in [worker for worker in self._workers if worker not in idle]:
                     self._replace(worker)
                 raise
         return outcomes

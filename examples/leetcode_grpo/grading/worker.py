@@ -24,6 +24,9 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.zygote imp
 _GRACE = 20.0
 """Seconds that a worker may take beyond the last limit on its submission before it is taken for dead."""
 
+_LEAVE = 1.0
+"""Seconds in which a worker may leave by itself, so that its CPU time is accounted for, before it is killed."""
+
 
 class WorkerDied(RuntimeError):
     """A worker process ended or fell silent; its run has no result."""
@@ -155,7 +158,9 @@ class Worker:
 
     def close(self) -> None:
         """End the worker with all that it has started, and delete its files. May be called again."""
-        self.socket.close()
+        self.socket.close()  # which a worker that is well takes as its end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVE)
         self._process.kill()
         self._process.wait()
         self._close_files()

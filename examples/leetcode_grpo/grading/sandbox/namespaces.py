@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import libc
@@ -45,8 +45,9 @@ def enter() -> set[str]:
         return set()
     layers: set[str] = set()
     if os.geteuid() != 0 or not _try(libc.unshare, libc.CLONE_NEWUTS):
-        if not _own_user_namespace():
+        if not _in_trial(_own_user_namespace):
             return layers
+        _own_user_namespace()
         layers.add("user")
     for name, flag in {"net": libc.CLONE_NEWNET, "ipc": libc.CLONE_NEWIPC, "uts": libc.CLONE_NEWUTS}.items():
         if _try(libc.unshare, flag):
@@ -54,28 +55,34 @@ def enter() -> set[str]:
     if _try(libc.unshare, libc.CLONE_NEWPID):
         _become_first_process()
         layers.add("pid")
-    if _try(libc.unshare, libc.CLONE_NEWNS) and _try(_new_root):
+    if _in_trial(_own_files):
+        _own_files()
         layers.add("files")
     return layers
 
 
-def _try(action: object, *arguments: object) -> bool:
+def _try(action: Callable[..., object], *arguments: object) -> bool:
     try:
-        action(*arguments)  # type: ignore[operator]
+        action(*arguments)
     except OSError:
         return False
     return True
 
 
-def _own_user_namespace() -> bool:
+def _in_trial(action: Callable[[], None]) -> bool:
+    """Whether an action of several steps succeeds, tried in a fork: half of it could not be undone in this process."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _try(action) else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _own_user_namespace() -> None:
     uid, gid = os.geteuid(), os.getegid()
-    if not _try(libc.unshare, libc.CLONE_NEWUSER):
-        return False
+    libc.unshare(libc.CLONE_NEWUSER)
     # Identity maps: files keep their owners' names. setgroups must be given up before a gid can be mapped.
     for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
-        if not _try(Path(f"/proc/self/{name}").write_text, text):
-            return False
-    return True
+        Path(f"/proc/self/{name}").write_text(text)
 
 
 def _become_first_process() -> None:
@@ -89,8 +96,9 @@ def _become_first_process() -> None:
     libc.prctl(libc.PR_SET_PDEATHSIG, 9)
 
 
-def _new_root() -> None:
-    """Replace `/` by a small read-only tree: `readable_paths()` under their own names, two devices, an empty `/box`."""
+def _own_files() -> None:
+    """In a mount namespace of its own, replace `/` by a small read-only tree: `readable_paths()` under their own names, two devices, an empty `/box`."""
+    libc.unshare(libc.CLONE_NEWNS)
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
     paths = [*readable_paths(), "/dev/null", "/dev/urandom"]
     links = {path: os.readlink(path) for path in paths if os.path.islink(path)}

@@ -62,8 +62,7 @@ def _encode(value: Any) -> Any:
 
 
 def _encode_nodes(value: Any) -> Any:
-    """Linked lists and trees, and their plain-data form (`Structure`), by their names: submissions define node classes
-    anew."""
+    """Linked lists and trees, and `Structure`, by their names: submissions define node classes anew."""
     name = type(value).__name__
     if name == "Structure":
         return _structure(value.kind, list(value.values))

@@ -16,8 +16,46 @@ _BLIND_FACTOR = 4  # the patience with a process that seems idle, where the kern
 _POLL = 0.005  # seconds, where there is nothing to wait on
 
 
-def wait(pid: int, timeout: float, proc: int | None, control: int) -> str:
-    """Wait until the process has ended or has used up its time; returns `itself`, `cpu`, `idle`, `wall` or `orphaned`.
+class Child:
+    """A child process; `fd` becomes readable when it has ended, where the kernel has such descriptors."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+        self.fd: int | None = None
+        self._status: int | None = None
+        with contextlib.suppress(AttributeError, OSError):
+            self.fd = os.pidfd_open(pid)
+
+    def has_ended(self) -> bool:
+        """Whether it has ended; if possible it stays unreaped, so that its number is not given to another process."""
+        if self._status is None and hasattr(os, "waitid"):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = status if pid else None
+        return self._status is not None
+
+    def reap(self) -> int:
+        """Wait for it, and return its exit status (negative: the signal)."""
+        if self._status is None:
+            self._status = os.waitpid(self.pid, 0)[1]
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        return os.waitstatus_to_exitcode(self._status)
+
+    def kill(self, group: bool) -> None:
+        """Kill it, and with `group` its whole process group; has no effect on one that has ended."""
+        with contextlib.suppress(OSError):
+            if group:
+                os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            if self._status is None:
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def wait(child: Child, timeout: float, proc: int | None, control: int) -> str:
+    """Wait until a child has ended or has used up its time; returns `itself`, `cpu`, `idle`, `wall` or `orphaned`.
 
     Args:
         timeout: seconds of CPU time, and as many again in which it may sleep. Time spent waiting for a free core is not
@@ -27,48 +65,27 @@ def wait(pid: int, timeout: float, proc: int | None, control: int) -> str:
     """
     start = time.monotonic()
     name = _name_in(proc)
-    with _Exit(pid) as ended:
-        poller = select.poll()
-        poller.register(control, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
-        if ended.fd is not None:
-            poller.register(ended.fd, select.POLLIN)
-        pause = timeout
-        while True:
-            events = poller.poll(1000 * (pause if ended.fd is not None else _POLL))
-            if ended.happened():
-                return "itself"
-            if any(fd == control for fd, _ in events):
-                return "orphaned"
-            wall, cpu, queued = time.monotonic() - start, _cpu_seconds(pid), _queued_seconds(proc, name)
-            idle_limit = timeout if queued is not None or cpu == 0 else _BLIND_FACTOR * timeout
-            idle = wall - cpu - (queued or 0.0)
-            if max(cpu, _family_cpu_seconds(proc)) >= timeout:
-                return "cpu"
-            if idle >= idle_limit:
-                return "idle"
-            if wall >= WALL_FACTOR * timeout:
-                return "wall"
-            pause = max(_POLL, min(timeout - cpu, idle_limit - idle))
-
-
-class _Exit:
-    """Tells, without reaping, whether a child has ended; `fd` becomes readable then, where the kernel can do it."""
-
-    def __init__(self, pid: int):
-        self.pid = pid
-        self.fd: int | None = None
-        with contextlib.suppress(AttributeError, OSError):
-            self.fd = os.pidfd_open(pid)
-
-    def happened(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def __enter__(self) -> _Exit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
+    poller = select.poll()
+    poller.register(control, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
+    if child.fd is not None:
+        poller.register(child.fd, select.POLLIN)
+    pause = timeout
+    while True:
+        events = poller.poll(1000 * (pause if child.fd is not None else _POLL))
+        if child.has_ended():
+            return "itself"
+        if any(fd == control for fd, _ in events):
+            return "orphaned"
+        wall, cpu, queued = time.monotonic() - start, _cpu_seconds(child.pid), _queued_seconds(proc, name)
+        idle_limit = timeout if queued is not None or cpu == 0 else _BLIND_FACTOR * timeout
+        idle = wall - cpu - (queued or 0.0)
+        if max(cpu, _family_cpu_seconds(proc)) >= timeout:
+            return "cpu"
+        if idle >= idle_limit:
+            return "idle"
+        if wall >= WALL_FACTOR * timeout:
+            return "wall"
+        pause = max(_POLL, min(timeout - cpu, idle_limit - idle))
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -127,18 +144,14 @@ def _read(proc: int, path: str) -> str:
         os.close(fd)
 
 
-def end(pid: int, first_process: bool, proc: int | None) -> int:
+def end(child: Child, first_process: bool, proc: int | None) -> int:
     """Kill a child and all its descendants, and return the child's own exit status (negative: the signal).
 
     Args:
         first_process: whether the child is the first process of a namespace; the kernel then ends the others with it.
     """
-    if not first_process:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)  # has no effect on a child that has ended
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    child.kill(group=not first_process)
+    status = child.reap()
     while not first_process and _kill_orphans(proc):
         time.sleep(0.001)
     return status

@@ -94,9 +94,9 @@ class _Zygote:
         request = json.loads(line)
         self.box.make()
         try:
-            pid = self._fork(request, fds)
-            ended = watch.wait(pid, request["timeout"], self.proc, self.control.fileno())
-            status = watch.end(pid, self.own_processes is not None, self.proc)
+            child = watch.Child(self._fork(request, fds))
+            ended = watch.wait(child, request["timeout"], self.proc, self.control.fileno())
+            status = watch.end(child, self.own_processes is not None, self.proc)
             answer: dict[str, Any] = {"status": status, "ended": ended, "file": False}
             if request["file"]:
                 answer["file"] = self.box.contains(*request["file"])
@@ -157,9 +157,8 @@ def _read_all(fd: int) -> bytes:
 
 
 def _spare_user() -> int | None:
-    """A user id that nobody has, one for each worker, so that limits on processes count only its own; None unless
-    root."""
-    if os.geteuid() != 0:
+    """A user id that nobody has, another for each worker, so that process limits count only its own; None unless root."""
+    if not libc.LINUX or os.geteuid() != 0:
         return None
     try:
         with open("/proc/self/uid_map") as lines:
@@ -172,8 +171,7 @@ def _spare_user() -> int | None:
 
 
 def start() -> None:
-    """The program: `argv` holds the folder of this package, the control socket's descriptor and a folder for temporary
-    files."""
+    """The program; `argv`: this package's folder, the control socket's descriptor, a folder for temporary files."""
     package, descriptor, base = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     sys.path[:] = [path for path in sys.path if path not in ("", package)]  # the standard library is left
     main(socket.socket(fileno=descriptor), base)
