@@ -145,7 +145,7 @@ def test_daemons_are_found_and_killed_without_namespaces() -> None:
         "    os._exit(7)\n"
         "seen = b''\n"
         "while len(seen) < 6: seen += os.read(ready, 6)\n"
-        "print(watch.end(pid, False, proc), watch._children(proc, str(os.getpid())))\n"
+        "print(watch.end(watch.Child(pid), False, proc), watch._children(proc, str(os.getpid())))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False

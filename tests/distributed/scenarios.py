@@ -1,0 +1,379 @@
+"""What both ranks do at once, each compared with a single process that sees the whole batch."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from svdproj import HackDirection, ProjectedOptimizer
+from tests.conformance.helpers import assert_update_guarantee, direction_for
+
+
+class Net(nn.Module):
+    """Even shards, uneven ones (7 rows over 2 ranks), and one that is empty on the second rank (1 row)."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.mid, self.down = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 1)
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.mid(torch.tanh(self.up(x))))).square().mean()  # type: ignore[no-any-return]
+
+
+def _optimizer(model: nn.Module, kind: str = "AdamW") -> torch.optim.Optimizer:
+    # A large eps: near zero AdamW turns the last bit of a reduction into a whole step.
+    options: dict[str, Any] = {"eps": 1e-2} if kind == "AdamW" else {"momentum": 0.9}
+    return getattr(torch.optim, kind)(model.parameters(), lr=0.02, weight_decay=0.1, **options)  # type: ignore[no-any-return]
+
+
+def _batch(step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(8, 6, generator=torch.Generator().manual_seed(50 + step)).to(dtype)
+
+
+def _mine(x: Tensor) -> Tensor:
+    return x.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, whole: bool = False) -> None:
+    optimizer.zero_grad()
+    x = _batch(step, next(model.parameters()).dtype)
+    model(x if whole else _mine(x)).backward()
+    optimizer.step()
+
+
+def _full(model: nn.Module) -> dict[str, Tensor]:
+    """Names and whole weights."""
+    return {
+        name.removeprefix("module."): (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def _assert_ranks_agree(weights: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        both = [torch.empty_like(weight) for _ in range(dist.get_world_size())]
+        dist.all_gather(both, weight)
+        assert torch.equal(both[0], both[1]), name
+
+
+@contextmanager
+def _counted() -> Iterator[list[int]]:
+    """Sizes of the all-reduces that svdproj asks for (with replicas of shards, FSDP2 has some of its own)."""
+    sizes: list[int] = []
+    original = dist.all_reduce
+
+    def counting(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if sys._getframe(1).f_globals["__name__"].startswith("svdproj"):
+            sizes.append(tensor.numel())
+        return original(tensor, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", counting)
+        yield sizes
+
+
+def _compare(
+    model: nn.Module, optimizer: ProjectedOptimizer, all_reduces: int, lagging: bool, options: dict[str, Any], kind: str
+) -> None:
+    """Train `model` beside a single process and compare weights, guarantee, metrics and communication at every step."""
+    reference = Net()
+    direction = optimizer.direction
+    single = ProjectedOptimizer(_optimizer(reference, kind), direction, reference, **options)
+    last: dict[str, float] = {}
+    for step in range(4):
+        before = _full(model)
+        with _counted() as sizes:
+            _step(model, optimizer, step)
+            optimizer.metrics()
+        assert len(sizes) == all_reduces, sizes
+        _step(reference, single, step, whole=True)
+        torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
+        shown, expected = optimizer.metrics(), single.metrics()
+        for name in ("cos_in", "removed", "null_cos", "projected"):
+            assert shown[f"svdproj/{name}"] == pytest.approx(expected[f"svdproj/{name}"], rel=1e-3), name
+        if lagging and last:  # a measurement on shards rides on the next step's reduction
+            assert shown["svdproj/cos_out"] == pytest.approx(last["svdproj/cos_out"], rel=1e-3, abs=1e-5)
+        last = expected
+        assert shown["svdproj/residual"] < 1e-4
+        if optimizer.options.space == "update":
+            now = nn.Module()
+            now.named_parameters = lambda now=_full(model): now.items()  # type: ignore[method-assign,assignment]
+            assert_update_guarantee(now, before, direction, optimizer.options.gate, moved=False)
+    assert optimizer.metrics()["svdproj/removed"] > 0.01, "nothing was removed: the test would pass for nothing"
+
+
+def ddp(kind: str, **options: Any) -> None:
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = ProjectedOptimizer(_optimizer(parallel, kind), direction, parallel, **options)
+    _compare(parallel, optimizer, all_reduces=0, lagging=False, options=options, kind=kind)
+    _assert_ranks_agree(_full(parallel))
+
+
+def ddp_low_precision(write_back: str) -> None:
+    """Rounding noise is the same on every replica, or they would drift apart."""
+    model = Net(torch.bfloat16)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    direction = direction_for(model, k=2, chart_rank=3)
+    optimizer = ProjectedOptimizer(_optimizer(parallel), direction, parallel, write_back=write_back)
+    for step in range(5):
+        torch.manual_seed(dist.get_rank())  # global random state may differ
+        _step(parallel, optimizer, step)
+    _assert_ranks_agree({name: weight.float() for name, weight in _full(parallel).items()})
+
+
+def _shard(model: Net, mesh: Any = None) -> Net:
+    for layer in (model.up, model.mid, model.down):
+        fully_shard(layer, **({"mesh": mesh} if mesh is not None else {}))
+    fully_shard(model, **({"mesh": mesh} if mesh is not None else {}))
+    return model
+
+
+def fsdp2(kind: str, **options: Any) -> None:
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    _shard(model)
+    optimizer = ProjectedOptimizer(_optimizer(model, kind), direction, model, **options)
+    _compare(model, optimizer, all_reduces=1, lagging=True, options=options, kind=kind)
+
+
+def fsdp2_traffic() -> None:
+    """One all-reduce of Σ(k + 2) floats, and as many again for the residual that rides along."""
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    _shard(model)
+    optimizer = ProjectedOptimizer(_optimizer(model), direction, model)
+    rows = max(subspace.k for subspace in direction.subspaces.values())
+    once = len(direction) * (rows + 2)
+    for step, expected in enumerate((once, 2 * once, 2 * once)):
+        with _counted() as sizes:
+            _step(model, optimizer, step)
+        assert len(sizes) == 1
+        assert sizes[0] <= expected
+
+
+def hsdp(shape: list[int]) -> None:
+    """Replicas of shards: only the mesh dimension that shards is reduced."""
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    mesh = init_device_mesh("cpu", tuple(shape), mesh_dim_names=("replicate", "shard"))
+    _shard(model, mesh)
+    optimizer = ProjectedOptimizer(_optimizer(model, "SGD"), direction, model)
+    sharded = shape[1] > 1
+    _compare(model, optimizer, all_reduces=int(sharded), lagging=sharded, options={}, kind="SGD")
+
+
+def replaced_parameters(how: str) -> None:
+    """The optimizer first, `fully_shard` after it, the optimizer's groups then switched to the new parameters."""
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    optimizer = ProjectedOptimizer(_optimizer(model, "SGD"), direction, model)
+    names = {p: name for name, p in model.named_parameters()}
+    order = [names[p] for p in optimizer.param_groups[0]["params"]]
+    if how == "accelerate":
+        from accelerate.utils.fsdp_utils import fsdp2_switch_optimizer_parameters
+
+        # As Accelerator.prepare does it: by the address of the data, which placeholders carry until then.
+        addresses = {name: p.data_ptr() for name, p in model.named_parameters()}
+        for group in optimizer.param_groups:
+            for index, p in enumerate(group["params"]):
+                group["params"][index] = torch.empty(1)
+                group["params"][index].data_ptr = p.data_ptr()
+        _shard(model)
+        mapping = {addresses[name]: p for name, p in model.named_parameters()}
+        fsdp2_switch_optimizer_parameters(optimizer, mapping)
+    else:
+        _shard(model)
+        new = dict(model.named_parameters())
+        optimizer.param_groups[0]["params"] = [new[name] for name in order]
+    _compare(model, optimizer, all_reduces=1, lagging=True, options={}, kind="SGD")
+
+
+def left_behind_parameters() -> None:
+    """Nobody switched them: the bare optimizer would train nothing, and the wrapper says so."""
+    model = Net()
+    optimizer = ProjectedOptimizer(_optimizer(model), direction_for(model, k=2, chart_rank=3), model)
+    _shard(model)
+    with pytest.raises(RuntimeError, match="rebuilt after"):
+        for step in range(60):
+            model(_mine(_batch(step))).backward()
+            optimizer.step()
+
+
+def tensor_parallel() -> None:
+    """Columns of one layer, rows of the next, replicas of the rest; the reduction runs over the shards alone."""
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    mesh = init_device_mesh("cpu", (2,))
+    parallelize_module(model, mesh, {"up": ColwiseParallel(), "mid": RowwiseParallel()})
+    replicated = [model.mid.bias, *model.down.parameters()]
+    optimizer = ProjectedOptimizer(_optimizer(model, "SGD"), direction, model)
+    reference = Net()
+    single = ProjectedOptimizer(_optimizer(reference, "SGD"), direction, reference)
+    for step in range(3):
+        with _counted() as sizes:
+            _step(model, optimizer, step, whole=True)
+        assert len(sizes) == 1
+        _step(reference, single, step, whole=True)
+        torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
+    assert {type(p) for p in replicated} <= {DTensor, nn.Parameter}
+
+
+def replicas_beside_uneven_shards() -> None:
+    """Uneven shards draw different amounts of rounding noise; replicated weights must not notice."""
+    mesh = init_device_mesh("cpu", (2,))
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Module()
+    for name, placement in (("shards", Shard(0)), ("replica", Replicate())):
+        whole = torch.randn(7, 5, generator=generator).bfloat16()
+        module.register_parameter(name, nn.Parameter(distribute_tensor(whole, mesh, [placement])))
+    direction = direction_for(_whole(module), k=2, chart_rank=3)
+    optimizer = ProjectedOptimizer(torch.optim.SGD(module.parameters(), lr=0.1), direction, module, gate="two_sided")
+    for _ in range(3):
+        for p in module.parameters():
+            grad = torch.randn(7, 5, generator=generator).bfloat16()
+            p.grad = distribute_tensor(grad, mesh, p.placements)  # type: ignore[attr-defined]
+        optimizer.step()
+    replica = module.get_parameter("replica")
+    assert isinstance(replica, DTensor)
+    _assert_ranks_agree({"replica": replica.to_local().detach().float()})
+
+
+def _whole(module: nn.Module) -> nn.Module:
+    whole = nn.Module()
+    for name, weight in _full(module).items():
+        whole.register_parameter(name, nn.Parameter(weight))
+    return whole
+
+
+def two_sharded_dimensions_are_refused() -> None:
+    mesh = init_device_mesh("cpu", (2, 1))
+    module = nn.Module()
+    weight = distribute_tensor(torch.randn(4, 4), mesh, [Shard(0), Shard(1)])
+    module.weight = nn.Parameter(weight)
+    optimizer = ProjectedOptimizer(torch.optim.SGD(module.parameters(), lr=0.1), direction_for(_whole(module)), module)
+    optimizer.projector.stacks()  # a dimension of size one shards nothing
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    from svdproj.layouts import check_supported
+
+    strided = DTensor.from_local(
+        torch.randn(2, 4), mesh, [_StridedShard(0, split_factor=2), Replicate()], run_check=False
+    )
+    with pytest.raises(NotImplementedError, match="placement"):
+        check_supported("weight", strided)
+
+
+def flat_layouts_are_refused() -> None:
+    """FSDP1, with and without the original parameters, and ZeRO: each with what to use instead."""
+    import warnings
+
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    direction = direction_for(Net(), k=2, chart_rank=3)
+    for use_orig_params in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch: FSDP1 is deprecated, and there is no accelerator here
+            wrapped = FullyShardedDataParallel(
+                Net(), use_orig_params=use_orig_params, device_id=torch.device("cpu"), process_group=dist.group.WORLD
+            )
+        optimizer = _optimizer(wrapped)
+        for params in (wrapped, list(Net().named_parameters())):
+            with pytest.raises(NotImplementedError, match=r"FSDP1.*use FSDP2 \(torch.distributed.fsdp.fully_shard\)"):
+                ProjectedOptimizer(optimizer, direction, params)
+    model = Net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zero = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=0.1)
+    with pytest.raises(NotImplementedError, match=r"ZeRO.*use FSDP2"):
+        ProjectedOptimizer(zero, direction, model)
+    ProjectedOptimizer(_optimizer(wrapped), HackDirection.empty(), wrapped)  # without a direction nothing is projected
+
+
+def low_precision_shards(write_back: str) -> None:
+    model = _shard(Net(torch.bfloat16))
+    optimizer = ProjectedOptimizer(
+        _optimizer(model), direction_for(Net(), k=2, chart_rank=3), model, write_back=write_back
+    )
+    for step in range(4):
+        _step(model, optimizer, step)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    residual = optimizer.metrics()["svdproj/residual"]
+    assert residual < 1e-4 if write_back == "exact" else 0 < residual < 0.2
+
+
+def a_new_direction_purges_sharded_momentum() -> None:
+    model, reference = Net(), Net()
+    old, new = (direction_for(model, k=2, chart_rank=3, seed=seed) for seed in (1, 2))
+    _shard(model)
+    optimizers = [ProjectedOptimizer(_optimizer(m, "SGD"), old, m, gate="two_sided") for m in (model, reference)]
+    for step in range(4):
+        _step(model, optimizers[0], step)
+        _step(reference, optimizers[1], step, whole=True)
+        if step == 1:
+            for optimizer in optimizers:
+                optimizer.set_direction(new)
+    torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
+
+
+def sharded_checkpoint(folder: str, write_back: str) -> None:
+    """Saved by `torch.distributed.checkpoint` and resumed: bit-identical to the unbroken run."""
+
+    def make() -> tuple[Net, ProjectedOptimizer]:
+        model = Net(torch.bfloat16)
+        direction = direction_for(Net(), k=2, chart_rank=3)
+        _shard(model)
+        return model, ProjectedOptimizer(_optimizer(model), direction, model, write_back=write_back)
+
+    def items(model: Net, optimizer: ProjectedOptimizer) -> dict[str, Any]:
+        state = get_optimizer_state_dict(model, optimizer)
+        return {"model": model.state_dict(), "optimizer": state, "svdproj": optimizer.projector}
+
+    unbroken = make()
+    for step in range(2):
+        _step(*unbroken, step)
+    dcp.save(items(*unbroken), checkpoint_id=Path(folder))
+    resumed = make()
+    loaded = items(*resumed)
+    dcp.load(loaded, checkpoint_id=Path(folder))
+    resumed[0].load_state_dict(loaded["model"])
+    set_optimizer_state_dict(*resumed, loaded["optimizer"])
+    for step in range(2, 4):
+        _step(*unbroken, step)
+        _step(*resumed, step)
+        assert unbroken[1].optimizer.state_dict()["param_groups"] == resumed[1].optimizer.state_dict()["param_groups"]
+    for name, weight in _full(unbroken[0]).items():
+        assert torch.equal(weight, _full(resumed[0])[name]), name
+
+
+def copies_and_state_dicts() -> None:
+    """A deepcopy of a wrapper on shards takes the same next step; its state dict holds the shards."""
+    model = Net()
+    direction = direction_for(model, k=2, chart_rank=3)
+    _shard(model)
+    optimizer = ProjectedOptimizer(_optimizer(model), direction, model)
+    _step(model, optimizer, 0)
+    state = copy.deepcopy(optimizer.state_dict())
+    moments = [value["exp_avg"] for value in state["state"].values()]
+    assert all(isinstance(moment, DTensor) for moment in moments)
+    optimizer.load_state_dict(state)
+    _step(model, optimizer, 1)

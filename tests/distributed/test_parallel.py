@@ -1,0 +1,71 @@
+"""Two processes train like one: DDP, FSDP2, HSDP and tensor parallelism on gloo; what cannot be supported is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.ranks import Ranks
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    pool = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_parallel_training_equals_a_single_process(ranks: Ranks, layout: str, kind: str, space: str) -> None:
+    ranks.run(layout, kind=kind, space=space, gate="one_sided" if kind == "SGD" else "two_sided")
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_norms_are_preserved_in_parallel_too(ranks: Ranks, layout: str) -> None:
+    ranks.run(layout, kind="SGD", preserve_norm=True)
+
+
+@pytest.mark.parametrize("write_back", ["auto", "exact"])
+def test_replicas_round_alike(ranks: Ranks, write_back: str) -> None:
+    ranks.run("ddp_low_precision", write_back=write_back)
+
+
+@pytest.mark.parametrize("shape", [[1, 2], [2, 1]])
+def test_replicas_of_shards_reduce_over_the_shards_alone(ranks: Ranks, shape: list[int]) -> None:
+    ranks.run("hsdp", shape=shape)
+
+
+@pytest.mark.parametrize("how", ["by name", "accelerate"])
+def test_parameters_may_be_replaced_after_the_optimizer_was_made(ranks: Ranks, how: str) -> None:
+    ranks.run("replaced_parameters", how=how)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "fsdp2_traffic",
+        "left_behind_parameters",
+        "tensor_parallel",
+        "replicas_beside_uneven_shards",
+        "two_sharded_dimensions_are_refused",
+        "flat_layouts_are_refused",
+        "a_new_direction_purges_sharded_momentum",
+        "copies_and_state_dicts",
+    ],
+)
+def test_scenario(ranks: Ranks, scenario: str) -> None:
+    ranks.run(scenario)
+
+
+@pytest.mark.parametrize("write_back", ["auto", "exact"])
+def test_low_precision_shards(ranks: Ranks, write_back: str) -> None:
+    ranks.run("low_precision_shards", write_back=write_back)
+
+
+@pytest.mark.parametrize("write_back", ["auto", "exact"])
+def test_sharded_checkpoints_resume_exactly(ranks: Ranks, tmp_path: Path, write_back: str) -> None:
+    ranks.run("sharded_checkpoint", folder=str(tmp_path), write_back=write_back)

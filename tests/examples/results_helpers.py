@@ -1,0 +1,46 @@
+"""Made-up results, as a run would write them."""
+
+from __future__ import annotations
+
+from examples.leetcode_grpo.results import Evaluation, ProblemCounts, RunResult, pooled
+
+
+def made_result(
+    arm: str = "vanilla", seed: int = 0, preset: str = "demo", hack: float = 0.5, steps: int = 12
+) -> RunResult:
+    """A run whose hack rate rises to `hack`, with two held-out problems."""
+    counts = (
+        ProblemCounts("easy/a", "run_tests", hack=int(4 * hack), attempted=3, passed=1, n=4),
+        ProblemCounts("easy/b", "sentinel", hack=1, attempted=1, passed=2, n=4),
+        ProblemCounts("easy/a", None, hack=0, attempted=0, passed=3, n=4),
+    )
+    evaluation = Evaluation(
+        held_out={"run_tests": pooled(counts[:1]), "sentinel": pooled(counts[1:2])},
+        no_hint=pooled(counts[2:]),
+        problems=counts,
+    )
+    return RunResult(
+        arm=arm,
+        seed=seed,
+        preset=preset,
+        config={"model": "tiny", "steps": steps, "lr": 1e-4, "k": 4},
+        versions={"python": "3.11"},
+        device="CPU",
+        direction={"k": 4, "energy": {"chart": None}},
+        steps=tuple(
+            {
+                "step": step,
+                "hack": hack * step / steps,
+                "attempted": hack,
+                "pass": 0.25,
+                "reward": 1.0,
+                "svdproj/cos_in": 0.3,
+                "svdproj/cos_out": 0.0,
+                "svdproj/null_cos": 0.01,
+                "svdproj/chart_null_cos": 0.1,
+            }
+            for step in range(1, steps + 1)
+        ),
+        eval=evaluation,
+        seconds={"training": 1.5},
+    )

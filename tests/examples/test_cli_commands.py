@@ -1,0 +1,184 @@
+"""The command line: a run from start to report, and one clear line for what goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from examples.leetcode_grpo.cli import main
+from examples.leetcode_grpo.presets import PRESETS
+from svdproj import HackDirection
+
+pytestmark = pytest.mark.xdist_group("training")
+
+PAIR = {"prompt": "p", "hack": "h", "clean": "c"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def invoke(*arguments: object) -> Outcome:
+    """Run the command line in this process: starting torch anew for each of these tests would take minutes."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["leetcode_grpo", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return Outcome(int(end.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError("the command line always ends the process")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fast-dev-run."""
+    out = tmp_path_factory.mktemp("results")
+    result = invoke("fast-dev-run", "--out", out)
+    assert result.status == 0, result.stderr
+    assert result.stderr == ""
+    assert "erase-update" in result.stdout
+    return out
+
+
+def test_fast_dev_run_goes_from_pairs_to_report(finished: Path) -> None:
+    folder = finished / "fast-dev-run"
+    for arm in ("vanilla", "erase-update"):
+        content = json.loads((folder / f"{arm}-seed0.json").read_text())
+        assert [step["step"] for step in content["steps"]] == [1, 2]
+        assert all(step["svdproj/cos_in"] > 0 for step in content["steps"])
+        assert (content["steps"][-1]["svdproj/removed"] > 0) == (arm != "vanilla")
+        assert content["direction"]["n_pairs"] + content["direction"]["n_held_out"] == content["config"]["n_pairs"]
+        assert set(content["eval"]["held_out"]) == {"run_tests", "sentinel", "stdout_marker", "file_marker"}
+        assert {"space", "gate", "k", "chart", "basis", "chart_rank", "n_pairs", "steps", "lr"} <= set(
+            content["config"]
+        )
+        assert {"torch", "transformers", "trl"} <= set(content["versions"])
+    assert (folder / "report.md").is_file()
+    assert (folder / "report.html").is_file()
+    assert (folder / "figures" / "fast-dev-run" / "curves.png").stat().st_size > 10_000
+    assert not (folder / ".checkpoints").exists() or not list((folder / ".checkpoints").iterdir())
+
+
+def test_a_finished_run_is_not_repeated_and_a_changed_one_is(finished: Path) -> None:
+    command = ("run", "--preset", "fast-dev-run", "--arm", "vanilla", "--out", finished)
+    file = finished / "fast-dev-run" / "vanilla-seed0.json"
+    before = file.stat().st_mtime_ns
+    again = invoke(*command)
+    assert again.status == 0, again.stderr
+    assert "is there already" in again.stdout
+    assert file.stat().st_mtime_ns == before
+    changed = invoke(*command, "--set", "kl=0.01", "--steps", 1, "--save-every", 1)
+    assert changed.status == 0, changed.stderr
+    content = json.loads(file.read_text())
+    assert content["config"]["kl"] == 0.01
+    assert [step["step"] for step in content["steps"]] == [1]
+    assert content["steps"][0]["kl"] == pytest.approx(0, abs=1e-6)  # the first step starts at the reference
+    assert not list((finished / "fast-dev-run" / ".checkpoints").iterdir())
+
+
+def test_extract_writes_a_direction_that_loads(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{**PAIR, "prompt": f"say {i}", "hack": f"cheat {i}"} for i in range(6)]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    result = invoke(
+        "extract",
+        "--preset",
+        "fast-dev-run",
+        "--pairs",
+        pairs,
+        "--out",
+        tmp_path / "found" / "it.safetensors",
+    )
+    assert result.status == 0, result.stderr
+    direction = HackDirection.load(tmp_path / "found" / "it.safetensors")
+    assert len(direction) > 0
+    assert "held-out pairs" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--preset", "huge"), "unknown preset 'huge'; known are " + ", ".join(PRESETS)),
+        (("run", "--preset", "fast-dev-run", "--arm", "erase"), "unknown arm 'erase'; known are vanilla"),
+        (("run", "--preset", "fast-dev-run", "--set", "loopholes=magic"), "unknown loophole 'magic'"),
+        (("run", "--preset", "fast-dev-run", "--set", "stepz=3"), "unknown setting 'stepz'"),
+        (("run", "--preset", "fast-dev-run", "--device", "abacus"), "unknown device 'abacus'"),
+        (("run", "--preset", "fast-dev-run", "--problems", "no.jsonl"), "no.jsonl"),
+        (("run", "--preset", "full", "--model", "tiny"), "pip install vllm"),
+        (("run", "--preset", "fast-dev-run", "--model", "nobody/nothing"), "cannot reach 'nobody/nothing' on the hub"),
+        (("extract", "--preset", "fast-dev-run", "--pairs", "missing.jsonl"), "missing.jsonl:1: missing field 'clean'"),
+        (("extract", "--preset", "fast-dev-run", "--pairs", "empty.jsonl"), "the hack completion is empty"),
+        (("extract", "--preset", "fast-dev-run", "--pairs", "absent.jsonl"), "cannot read pairs from absent.jsonl"),
+        (("fetch-model", "pypi:other"), "unknown model 'pypi:other'"),
+        (("report", "nothing"), "nothing holds no results"),
+    ],
+)
+def test_what_a_user_will_get_wrong_is_one_line_and_exit_status_2(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "missing.jsonl").write_text(json.dumps({"prompt": "p", "hack": "h"}))
+    (tmp_path / "empty.jsonl").write_text(json.dumps({**PAIR, "hack": "  "}))
+    result = invoke(*arguments)
+    assert result.status == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_help_lists_the_commands() -> None:
+    result = invoke("--help")
+    assert result.status == 0
+    for command in ("demo", "fast-dev-run", "fetch-model", "extract", "run", "report"):
+        assert command in result.stdout
+
+
+def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+    program = """
+        import sys
+        from examples.leetcode_grpo.cli import main
+        sys.argv = ["leetcode_grpo", "run", "--preset", "huge"]
+        try:
+            main()
+        except SystemExit:
+            print("torch" in sys.modules)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_the_demo_runs_its_arms_side_by_side(tmp_path: Path) -> None:
+    result = invoke(
+        "demo", "--set", "model=tiny", "--steps", 2, "--set", "eval_problems=1", "--out", tmp_path, "--seed", 3
+    )
+    assert result.status == 0, result.stderr
+    for arm in ("vanilla", "erase-update"):
+        content = json.loads((tmp_path / "demo" / f"{arm}-seed3.json").read_text())
+        assert content["config"]["model"] == "tiny"
+        assert content["device"].endswith("1 thread(s)")
+    assert (tmp_path / "demo" / "report.html").is_file()

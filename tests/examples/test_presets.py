@@ -1,0 +1,105 @@
+"""Presets: every number can be set from the command line, and a wrong one is told in one line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from examples.leetcode_grpo.arms import ARMS, get_arm
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.presets import PRESETS, Preset, get_preset
+from examples.leetcode_grpo.tasks import make_tasks
+
+
+def test_settings_take_the_type_of_what_they_replace() -> None:
+    preset = get_preset("demo").with_settings(
+        [
+            "lr=1e-4",
+            "steps=40",
+            "vllm=true",
+            "loopholes=sentinel, run_tests",
+            "easy=none",
+            "pipeline=3",
+            "teacher_ratio=own",
+        ]
+    )
+    assert (preset.lr, preset.steps, preset.vllm) == (1e-4, 40, True)
+    assert preset.loopholes == ("sentinel", "run_tests")
+    assert (preset.easy, preset.pipeline) == (None, 3)
+    assert preset.teacher_ratio == "own"
+    assert isinstance(preset.steps, int)
+    assert get_preset("demo").with_settings([]) == get_preset("demo")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lr", "name=value"),
+        ("learning_rate=1", "unknown setting 'learning_rate'; known are model"),
+        ("name=other", "unknown setting 'name'"),
+        ("steps=many", "steps must be of type int"),
+        ("vllm=perhaps", "true or false"),
+        ("teacher_ratio=two", "one of one, own"),
+        ("loopholes=run_tests,magic", "unknown loophole 'magic'; known are run_tests, sentinel"),
+        ("loopholes=", "must not be empty"),
+        ("teacher_per_group=8", "room for the policy's own rollouts"),
+        ("micro_batch=7", "must divide"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        get_preset("demo").with_settings([setting])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=", ".join(PRESETS)):
+        get_preset("huge")
+    with pytest.raises(UsageError, match="vanilla, erase-gradient, erase-update"):
+        get_arm("erase")
+
+
+def test_every_setting_is_documented() -> None:
+    assert Preset.__doc__ is not None
+    for field in fields(Preset):
+        assert field.name in Preset.__doc__, field.name
+
+
+def test_vanilla_measures_and_no_arm_is_told_by_the_graders() -> None:
+    assert ARMS["vanilla"].projection["mode"] == "measure"
+    for arm in ARMS.values():
+        assert set(arm.projection) <= {"space", "gate", "mode", "overshoot", "preserve_norm", "write_back"}
+        assert {"space", "gate", "mode"} <= set(arm.as_dict())
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_presets_tasks_are_disjoint_and_alike(name: str) -> None:
+    tasks = make_tasks(get_preset(name))
+    rl = {task.problem.id for task in tasks.rl}
+    held_out = {task.problem.id for task in tasks.held_out}
+    assert rl
+    assert held_out
+    assert not rl & held_out
+    assert not {problem.id for problem in tasks.pairs} & (rl | held_out)
+    assert {task.problem.difficulty for task in tasks.held_out} <= {task.problem.difficulty for task in tasks.rl}
+    assert {task.loophole.value for task in tasks.rl} == set(get_preset(name).loopholes)
+    assert make_tasks(get_preset(name)) == tasks
+
+
+def test_loopholes_are_dealt_evenly_over_every_difficulty() -> None:
+    tasks = make_tasks(get_preset("smollm2"))
+    assert len(tasks.rl) == 106 - max(0, 60 - sum(task.problem.difficulty == "pipeline" for task in tasks.rl))
+    for difficulty in ("easy", "pipeline"):
+        counts = [
+            sum(task.problem.difficulty == difficulty and task.loophole is loophole for task in tasks.rl)
+            for loophole in map(Loophole, get_preset("smollm2").loopholes)
+        ]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_limits_that_leave_no_problem_are_told() -> None:
+    nothing = get_preset("demo").with_settings(["easy=0", "pipeline=0", "medium=0", "hard=0"])
+    with pytest.raises(UsageError, match="no problem of the split 'rl'"):
+        make_tasks(nothing)

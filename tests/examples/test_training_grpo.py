@@ -1,0 +1,193 @@
+"""Promises of the trainer: measuring changes nothing, erasing erases, cached rollouts are not counted, killed runs resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import Optimizer
+from trl import GRPOTrainer
+
+from examples.leetcode_grpo.arms import ARMS, get_arm
+from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.shrinkage import ShrunkenOptimizer
+from examples.leetcode_grpo.tasks import Tasks, make_tasks
+from examples.leetcode_grpo.teacher import TeacherPool
+from examples.leetcode_grpo.tiny_model import tiny_model
+from examples.leetcode_grpo.trainer import PolicyTrainer
+from examples.leetcode_grpo.training import _last_checkpoint, step_records
+from svdproj import HackDirection, ProjectedOptimizer
+from tests.examples.training_helpers import (
+    HACK,
+    cached_hack,
+    gradient_pairs,
+    tiny_preset,
+    tiny_trainer,
+    weights,
+)
+
+pytestmark = pytest.mark.xdist_group("training")
+
+
+class BareTrainer(PolicyTrainer):
+    """The same training without the wrapper."""
+
+    def create_optimizer(self, *args: object, **kwargs: object) -> Optimizer:
+        """TRL's own optimizer, bare."""
+        return GRPOTrainer.create_optimizer(self, *args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def preset() -> Preset:
+    return tiny_preset("steps=3", "teacher_per_group=0")
+
+
+@pytest.fixture(scope="module")
+def tasks(preset: Preset) -> Tasks:
+    return make_tasks(preset)
+
+
+@pytest.fixture(scope="module")
+def direction() -> HackDirection:
+    return HackDirection.from_gradients(gradient_pairs(tiny_model()[0]), k=4, chart="dense")
+
+
+def test_vanilla_is_bit_identical_to_the_bare_optimizer(
+    preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    measured = tiny_trainer(preset, tasks, direction, get_arm("vanilla"), tmp_path)
+    measured.train()
+    bare = tiny_trainer(preset, tasks, direction, get_arm("vanilla"), tmp_path, trainer_class=BareTrainer)
+    bare.train()
+    assert isinstance(bare.optimizer.optimizer, torch.optim.AdamW)
+    expected = weights(bare.model)
+    start = weights(tiny_model()[0])
+    assert any(not torch.equal(value, start[name]) for name, value in expected.items())
+    for name, value in weights(measured.model).items():
+        assert torch.equal(value, expected[name]), name
+    assert all(step["svdproj/cos_in"] > 0 for step in step_records(measured.state.log_history))
+
+
+@pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.projection.get("mode") != "measure"])
+def test_every_other_arm_moves_the_weights_elsewhere(
+    name: str, preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    arm = get_arm(name)
+    trainer = tiny_trainer(preset, tasks, direction, arm, tmp_path)
+    trainer.train()
+    steps = list(step_records(trainer.state.log_history))
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert all(step["svdproj/removed"] > 0 for step in steps)
+    if arm.projection.get("gate") != "reverse" and not arm.shrink:
+        assert all(step["svdproj/cos_out"] < 1e-3 < step["svdproj/cos_in"] for step in steps)
+
+
+def test_shrinkage_keeps_every_step_s_direction_at_the_projected_length() -> None:
+    def with_gradients() -> torch.nn.Module:
+        model = tiny_model()[0]
+        model(input_ids=torch.arange(40)[None], labels=torch.arange(40)[None]).loss.backward()
+        return model
+
+    # The gradient's own signs, which is what AdamW's first step follows, under some noise: a good part of it is hack-ward.
+    signs = {name: p.grad.sign() for name, p in with_gradients().named_parameters() if p.grad is not None}
+    noise = gradient_pairs(tiny_model()[0])
+    direction = HackDirection.from_gradients({name: signs[name] + d for name, d in noise.items()}, k=4, chart="dense")
+
+    def stepped(wrap: Callable[[Optimizer, torch.nn.Module], Optimizer]) -> dict[str, torch.Tensor]:
+        model = with_gradients()
+        optimizer = wrap(torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0), model)
+        start = weights(model)
+        optimizer.step()
+        return {name: value - start[name] for name, value in weights(model).items()}
+
+    plain = stepped(lambda optimizer, model: optimizer)
+    erased = stepped(lambda optimizer, model: ProjectedOptimizer(optimizer, direction, model))
+    shrunken = stepped(lambda optimizer, model: ShrunkenOptimizer(optimizer, direction, model))
+    assert set(direction.subspaces) < set(shrunken)
+    for name, change in shrunken.items():
+        if name in direction.subspaces:
+            assert change.norm() < 0.9 * plain[name].norm()
+            torch.testing.assert_close(change.norm(), erased[name].norm(), rtol=1e-3, atol=0)
+            assert torch.cosine_similarity(change.flatten(), plain[name].flatten(), dim=0) > 0.9999
+        else:
+            assert torch.equal(change, plain[name])
+
+
+def test_cached_rollouts_leave_the_own_rates_untouched(tasks: Tasks, direction: HackDirection, tmp_path: Path) -> None:
+    mixed = tiny_preset("steps=1", "teacher_per_group=3", "max_new_tokens=24")
+    pool = TeacherPool([cached_hack(task.problem.id, task.loophole) for task in tasks.rl])
+    trainer = tiny_trainer(mixed, tasks, direction, get_arm("vanilla"), tmp_path, pool=pool)
+    trainer.train()
+    (step,) = step_records(trainer.state.log_history)
+    # One cached hack was all that the pool had for each prompt: a quarter of the rollouts, none of the policy's own.
+    assert step["hack"] == 0.0
+    assert step["reward"] == 0.0
+    texts = [completion[-1]["content"] for completion in trainer._logs["completion"]]
+    assert texts.count(HACK) == mixed.prompts_per_step
+
+
+def test_own_ratio_divides_by_the_teachers_probabilities(
+    tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    preset = tiny_preset("steps=1", "teacher_per_group=1", "teacher_ratio=own", "max_new_tokens=24")
+    tokenizer = tiny_model()[1]
+    ids = tuple(tokenizer(HACK, add_special_tokens=False)["input_ids"])
+    pool = TeacherPool(
+        cached_hack(task.problem.id, task.loophole, token_ids=ids, logprobs=(-1.5,) * len(ids)) for task in tasks.rl
+    )
+    trainer = tiny_trainer(preset, tasks, direction, get_arm("vanilla"), tmp_path, pool=pool)
+    seen: list[dict[str, torch.Tensor]] = []
+    generate = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: seen.append(generate(inputs)) or seen[-1]  # type: ignore[method-assign]
+    trainer.train()
+    (batch,) = seen
+    old = batch["old_per_token_logps"]
+    cached = (old[:, : len(ids)] == -1.5).all(1)
+    assert cached.tolist() == [True, False, False, False] * preset.prompts_per_step
+    # The policy's own: a near-uniform distribution over the vocabulary.
+    assert math.isclose(float(old[~cached][:, 0].mean()), -math.log(len(tokenizer)), rel_tol=0.1)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    arm = get_arm("erase-update")
+    whole = tiny_trainer(preset, tasks, direction, arm, tmp_path / "whole")
+    whole.train()
+
+    class Killed(Exception):
+        pass
+
+    first = tiny_trainer(preset, tasks, direction, arm, tmp_path / "cut", save_every=2)
+    generate = first._generate_and_score_completions
+
+    def dying(inputs: list[dict[str, object]]) -> dict[str, object]:
+        if first.state.global_step == 2:
+            raise Killed
+        return generate(inputs)
+
+    first._generate_and_score_completions = dying  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        first.train()
+    checkpoint = _last_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None
+    assert checkpoint.endswith("checkpoint-2")
+    second = tiny_trainer(preset, tasks, direction, arm, tmp_path / "cut", save_every=2)
+    second.train(resume_from_checkpoint=checkpoint)
+    assert [step["step"] for step in step_records(second.state.log_history)] == [1, 2, 3]
+    expected = weights(whole.model)
+    for name, value in weights(second.model).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step, complete in ((2, True), (10, True), (12, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if complete:
+            (folder / "trainer_state.json").write_text("{}")
+    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert _last_checkpoint(tmp_path / "nowhere") is None

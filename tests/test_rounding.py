@@ -1,0 +1,56 @@
+"""Stochastic rounding: unbiased, to a neighbour, and harmless where there is nothing to round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from svdproj.rounding import stochastic_round
+
+LOW = [torch.bfloat16, torch.float16]
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("value", [1.001, -1.001, 3.14159, 1e-3, -0.333, 123.456])
+def test_the_mean_is_exact_and_every_draw_is_a_neighbour(dtype: torch.dtype, value: float) -> None:
+    draws = stochastic_round(torch.full((40_000,), value), dtype, _generator()).double()
+    below, above = draws.min(), draws.max()
+    assert below <= value <= above
+    assert len(draws.unique()) <= 2
+    assert float(above - below) <= 2 * torch.finfo(dtype).eps * abs(value)
+    standard_error = float(above - below) / 2 / 40_000**0.5
+    assert abs(float(draws.mean()) - value) <= 4 * standard_error + 1e-12
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_what_the_type_holds_is_left_alone(dtype: torch.dtype) -> None:
+    held = torch.randn(1000, generator=_generator()).to(dtype)
+    assert torch.equal(stochastic_round(held.float(), dtype, _generator(1)), held)
+    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf")])
+    rounded = stochastic_round(special, dtype, _generator())
+    assert torch.equal(rounded.float(), special)
+    assert torch.equal(rounded.signbit(), special.signbit())
+    assert stochastic_round(torch.tensor([float("nan")]), dtype, _generator()).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_strided_values_keep_their_places(dtype: torch.dtype) -> None:
+    held = torch.randn(6, 4, generator=_generator()).to(dtype).t()
+    assert torch.equal(stochastic_round(held.float(), dtype, _generator()), held)
+
+
+def test_replicas_with_one_seed_draw_the_same() -> None:
+    x = torch.randn(500, generator=_generator())
+    first, second = (stochastic_round(x, torch.bfloat16, _generator(7)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, stochastic_round(x, torch.bfloat16, _generator(8)))
+
+
+def test_global_random_state_is_not_touched() -> None:
+    state = torch.get_rng_state()
+    stochastic_round(torch.randn(10, generator=_generator()), torch.bfloat16, _generator())
+    assert torch.equal(state, torch.get_rng_state())
