@@ -1,7 +1,7 @@
 """Sampling completions, lean enough for reinforcement learning on two cores.
 
 Beside `transformers`' own `generate` this saves two things: every prompt is read once however many completions it gets, and a
-row leaves the batch soon after its completion ends.
+row leaves the batch soon after its completion ends. On a GPU a third: tokens are drawn by replaying a captured graph.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from examples.leetcode_grpo.decoding import FixedDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,6 +53,7 @@ class Sampler:
         # An adapter is decoded with as it is: a copy would need the same adapter around it.
         copied = model.device.type != "cpu" and not hasattr(model, "peft_config")
         self._decoder: PreTrainedModel = _bfloat16_copy(model) if copied else model
+        self._fixed: FixedDecoder | None = self._fixed_decoder() if copied else None
 
     def refresh(self) -> None:
         """Take over the policy's present weights; call it after every change to them."""
@@ -96,10 +99,13 @@ class Sampler:
         )
         rows = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(copies, device=device))
         cache = output.past_key_values
+        if self._fixed is not None:
+            fixed = self._fixed.decode(cache, rows, mask, positions[:, -1:], output.logits[:, -1])
+            return _without_padding(fixed)
         cache.batch_select_indices(rows)
         logits, mask, position = output.logits[rows, -1], mask[rows], positions[rows, -1:]
 
-        drawn = torch.full((len(rows), self.max_new_tokens), -1, device=device)  # -1: behind the end
+        drawn = torch.full((len(rows), self.max_new_tokens), -1, dtype=torch.long, device=device)  # -1: behind the end
         alive = torch.arange(len(rows), device=device)  # which completion each row of the shrinking batch belongs to
         running = torch.ones(len(rows), dtype=torch.bool, device=device)
         for step in range(self.max_new_tokens):
@@ -122,12 +128,27 @@ class Sampler:
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
-        return [[token for token in row if token >= 0] for row in drawn.tolist()]
+        return _without_padding(drawn)
 
     def _draw(self, logits: Tensor) -> Tensor:
         if self.temperature == 0:
             return logits.argmax(-1)
         return torch.multinomial((logits.float() / self.temperature).softmax(-1), 1).squeeze(1)
+
+    def _draw_unwatched(self, logits: Tensor) -> Tensor:
+        """The same distribution by the Gumbel trick: `multinomial` checks its input on the CPU, which no graph can hold."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        exponential = torch.empty_like(logits, dtype=torch.float32).exponential_()
+        return (logits.float() / self.temperature - exponential.log()).argmax(-1)
+
+    def _fixed_decoder(self) -> FixedDecoder:
+        return FixedDecoder(self._decoder, self.batch_size, self.max_new_tokens, self._draw_unwatched, self.end_ids)
+
+
+def _without_padding(drawn: Tensor) -> list[list[int]]:
+    """Rows of tokens, without the -1 behind each one's end."""
+    return [[token for token in row if token >= 0] for row in drawn.tolist()]
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -31,6 +31,8 @@ class Preset:
             before reinforcement learning; 0 steps for none.
         warm_hack_share: share of samples that show a hack instead: the disclosed base rate.
         warm_hint_share: share of samples whose prompt discloses a loophole.
+        warm_pipeline_share: share of samples that ask for a generated pipeline of one to three steps, none of them one of the
+            bank's for reinforcement learning or evaluation; the rest are easy problems of the split `pairs`.
         steps: reinforcement learning steps.
         prompts_per_step, group_size: rollouts a step are their product.
         teacher_per_group: cached rollouts among each group; 0 for none.
@@ -66,6 +68,7 @@ class Preset:
     warm_batch: int = 32
     warm_hack_share: float = 0.02
     warm_hint_share: float = 0.75
+    warm_pipeline_share: float = 0.0
     steps: int = 50
     prompts_per_step: int = 32
     group_size: int = 8

@@ -18,7 +18,8 @@ from examples.leetcode_grpo.files import cache_folder, digest, new_folder
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import TINY, fetch_model, load_policy, no_progress_bars, policy_identity
 from examples.leetcode_grpo.presets import Preset
-from examples.leetcode_grpo.problems import Problem
+from examples.leetcode_grpo.problems import Problem, load_problems, sample_pipeline
+from examples.leetcode_grpo.problems.loading import BUILTIN
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.tasks import Tasks
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Part of the cache key: raise it when the recipe below changes.
-_RECIPE = 1
-_MICRO_BATCH = 8
+_RECIPE = 2
+# Samples of one forward and backward: on a CPU eight keep the logits small, a GPU is bound by launches.
+_MICRO_BATCH = {"cpu": 8, "cuda": 32}
+# Generated pipelines have from one step to as many as the bank's.
+_PIPELINE_STEPS = (1, 2, 3)
 _IGNORED = -100
 
 
@@ -70,6 +74,7 @@ def fine_tune(
 ) -> list[float]:
     """Train the model in place on the preset's warm-up samples; returns the loss of each step, in nats per token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=preset.warm_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    micro_batch = _MICRO_BATCH.get(model.device.type, _MICRO_BATCH["cpu"])
     samples = warm_up_samples(preset, tasks, seed)
     losses = []
     model.train()
@@ -77,8 +82,8 @@ def fine_tune(
         batch = [_encode(tokenizer, *next(samples)) for _ in range(preset.warm_batch)]
         scored = sum(len(answer) for _, answer in batch)
         total = 0.0
-        for start in range(0, len(batch), _MICRO_BATCH):
-            loss = _summed_loss(model, batch[start : start + _MICRO_BATCH]) / scored
+        for start in range(0, len(batch), micro_batch):
+            loss = _summed_loss(model, batch[start : start + micro_batch]) / scored
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), preset.max_grad_norm)
@@ -94,8 +99,11 @@ def warm_up_samples(preset: Preset, tasks: Tasks, seed: int) -> Iterator[tuple[l
     rng = Random(f"warm start {seed}")
     shown = _shown(tasks)
     loopholes = [Loophole(name) for name in preset.loopholes]
+    reserved = frozenset(problem.id for problem in load_problems(BUILTIN) if problem.split != "pairs")
     while True:
         problem, loophole = rng.choice(shown), rng.choice(loopholes)
+        if preset.warm_pipeline_share and rng.random() < preset.warm_pipeline_share:
+            problem = sample_pipeline(rng, rng.choice(_PIPELINE_STEPS), exclude=reserved)
         if rng.random() < preset.warm_hack_share:
             yield (
                 problem.prompt(loophole),

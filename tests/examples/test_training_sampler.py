@@ -10,12 +10,15 @@ from examples.leetcode_grpo.problems import load_problems
 from examples.leetcode_grpo.tiny_model import tiny_model
 
 
-@pytest.mark.parametrize("batch_size", [256, 3, 1])
-def test_greedy_completions_equal_those_of_generate(batch_size: int) -> None:
+@pytest.mark.parametrize("fixed", [False, True], ids=["shrinking", "fixed shapes"])
+@pytest.mark.parametrize("batch_size", [256, 8, 3, 1])
+def test_greedy_completions_equal_those_of_generate(batch_size: int, fixed: bool) -> None:
     model, tokenizer = tiny_model(seed=3)
     with torch.no_grad():  # a flat distribution never ends: make the end likely enough to come at different times
         model.model.embed_tokens.weight[tokenizer.eos_token_id] *= 3
     sampler = Sampler(model, tokenizer, max_new_tokens=12, temperature=0, batch_size=batch_size)
+    if fixed:  # what a GPU does, without the graph
+        sampler._fixed = sampler._fixed_decoder()
     prompts = [sampler.prompt_ids(problem.prompt()) for problem in load_problems("builtin")[:5]]
     copies = [2, 1, 3, 0, 1]
     expected = []
@@ -52,10 +55,26 @@ def test_sampling_follows_the_global_random_state() -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_temperature_follows_the_policys_own_probabilities() -> None:
+def test_a_batch_in_fixed_shapes_moves_to_a_smaller_one_as_completions_end() -> None:
+    model, tokenizer = tiny_model(seed=3)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.eos_token_id] *= 3
+    sampler = Sampler(model, tokenizer, max_new_tokens=40, temperature=0, batch_size=32)
+    prompts = [[5 + i, 6, 7] for i in range(32)]
+    expected = sampler.sample(prompts, [1] * 32)
+    sampler._fixed = sampler._fixed_decoder()
+    assert sampler.sample(prompts, [1] * 32) == expected
+    assert len(sampler._fixed._decodings) > 1, "the batch never moved: the test would pass for nothing"
+    assert sampler.sample(prompts[:5], [3] * 5) == [row for row in expected[:5] for _ in range(3)]  # buffers are reused
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["shrinking", "fixed shapes"])
+def test_temperature_follows_the_policys_own_probabilities(fixed: bool) -> None:
     model, tokenizer = tiny_model()
     prompt = [5, 6, 7]
     sampler = Sampler(model, tokenizer, max_new_tokens=1, batch_size=20_000)
+    if fixed:
+        sampler._fixed = sampler._fixed_decoder()
     counts = torch.bincount(torch.tensor(sampler.sample([prompt], [20_000])).flatten(), minlength=len(tokenizer))
     expected = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
     assert (counts / 20_000 - expected).abs().max() < 0.005
