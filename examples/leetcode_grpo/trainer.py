@@ -17,9 +17,9 @@ from trl import GRPOConfig
 
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.rollouts import Draw, MixedRollouts
-from examples.leetcode_grpo.shrinkage import ShrunkenOptimizer
 from examples.leetcode_grpo.tasks import Task
 from svdproj import ProjectedOptimizer
+from svdproj.controls import shrinkage
 from svdproj.integrations.trl import ProjectedGRPOTrainer
 
 # transformers renamed the option in 5.20, and warns about the old name.
@@ -57,7 +57,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
 
     def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
         if self._shrink:
-            return ShrunkenOptimizer(optimizer, self._direction, model, **self._projection)
+            return shrinkage(optimizer, self._direction, model, **self._projection)
         return super()._project(optimizer, model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

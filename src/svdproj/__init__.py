@@ -11,7 +11,9 @@ from svdproj.direction import HackDirection
 from svdproj.metadata import DirectionMetadata, Energy
 from svdproj.optimizer import ProjectedOptimizer
 from svdproj.pairs import ContrastivePair
+from svdproj.scoring import Scores
 from svdproj.subspace import Subspace
+from svdproj.validation import Validation
 
 __all__ = [
     "BilinearChart",
@@ -24,6 +26,8 @@ __all__ = [
     "Energy",
     "HackDirection",
     "ProjectedOptimizer",
+    "Scores",
     "Subspace",
+    "Validation",
     "__version__",
 ]

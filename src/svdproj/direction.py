@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,14 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svdproj.coverage import Coverage, coverage_of
+from svdproj.coverage import Coverage, check_fit, coverage_of
 from svdproj.fit import FitOptions, fit_gradients, fit_model
 from svdproj.fitting import drop_noise
 from svdproj.metadata import DirectionMetadata, tensors_hash
-from svdproj.pairs import ContrastivePair
+from svdproj.nulls import generator_for
+from svdproj.pairs import ContrastivePair, Prompt
+from svdproj.scoring import Scores, score_completions
 from svdproj.serialization import read_direction, write_direction
 from svdproj.subspace import Subspace
 from svdproj.summary import summarize
+from svdproj.validation import Validation, validate_subspaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +183,7 @@ class HackDirection:
     def random_like(self, seed: int) -> HackDirection:
         """Random rows in the same charts, as many: the control for "any subspace of this size would do"."""
         return HackDirection(
-            {
-                name: subspace.random_like(torch.Generator().manual_seed(seed + zlib.crc32(name.encode())))
-                for name, subspace in self.subspaces.items()
-            },
+            {name: subspace.random_like(generator_for(seed, name)) for name, subspace in self.subspaces.items()},
             replace(self.metadata, seed=seed),
         )
 
@@ -203,6 +202,60 @@ class HackDirection:
         """
         named = model.named_parameters() if isinstance(model, nn.Module) else model
         return coverage_of(self, named)
+
+    def validate(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        pairs: Sequence[ContrastivePair],
+        *,
+        batch_size: int = 8,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Validation:
+        """Does the direction tell hack from clean on these pairs, and is it better than a random one?
+
+        Args:
+            model: the model; left exactly as it was.
+            tokenizer: its tokenizer.
+            pairs: pairs that the direction was not fitted on, of five prompts at least.
+            batch_size: pairs to a batch.
+            seed: of the random directions and sign patterns.
+            progress: show a progress bar where `tqdm` is installed.
+
+        Raises:
+            ValueError: no pairs, an empty direction, or one that does not fit the model.
+        """
+        check_fit(self, model.named_parameters())
+        loss = self.metadata.loss or "mean"
+        return validate_subspaces(self.subspaces, model, tokenizer, pairs, loss, batch_size, seed, progress)
+
+    def score(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        completions: Sequence[tuple[Prompt, str]],
+        *,
+        batch_size: int = 16,
+        progress: bool = False,
+    ) -> Scores:
+        """How hack-ward single completions are, by the gradients of their mean negative log likelihood.
+
+        It asks for no reward, so it exists where all rewards of a group are equal and the policy gradient vanishes.
+
+        Args:
+            model: the model; left exactly as it was.
+            tokenizer: its tokenizer.
+            completions: prompt (text or chat messages) and completion.
+            batch_size: completions to a batch.
+            progress: show a progress bar where `tqdm` is installed.
+
+        Raises:
+            ValueError: no completions, an empty direction, one that does not fit the model, or a completion without
+                tokens or longer than the model's context.
+        """
+        check_fit(self, model.named_parameters())
+        return score_completions(self.subspaces, model, tokenizer, completions, batch_size, progress)
 
     def summary(self) -> str:
         """Spectrum, energy caught beside the random figure, held-out accuracy and provenance, as text."""

@@ -6,6 +6,7 @@ The energy that a uniformly random `k`-dimensional subspace of `R^n` catches of 
 
 from __future__ import annotations
 
+import zlib
 from math import sqrt
 
 import torch
@@ -14,6 +15,28 @@ from torch import Tensor
 
 # Up to this many dimensions random rows are made and orthonormalised.
 _EXACT_FRAMES = 256
+
+
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """A parameter's own source of random numbers on the CPU: what it draws depends on no other parameter."""
+    return torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
+
+
+def random_frames(
+    shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Float[Tensor, "*batch n k"]:
+    """Orthonormal columns, uniformly random (Haar measure: QR of Gaussians), in float64.
+
+    Args:
+        shape: `(*batch, n, k)` with `k <= n`.
+        generator: source of randomness, on the CPU, so that every device gets the same frames but for rounding.
+        device: where the work is done.
+    """
+    gaussian = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+    q, r = torch.linalg.qr(gaussian)
+    # Householder's signs are fixed: without this the j-th entry of column j would never be positive, and half of the
+    # energy would not be one-sided.
+    return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
 
 
 def expected_energy(k: int, n: int, *, one_sided: bool = False) -> float:
@@ -65,8 +88,7 @@ def sample_coefficients(
     coordinates = coordinates.double().cpu()
     samples, m = coordinates.shape
     if m <= _EXACT_FRAMES:
-        frames = torch.linalg.qr(torch.randn(draws, m, k, generator=generator, dtype=torch.float64)).Q
-        return coordinates @ frames
+        return coordinates @ random_frames((draws, m, k), generator)
     # In many dimensions k random rows are orthonormal all but surely, and their products with the samples are Gaussian
     # with the samples' Gram matrix as covariance: no row has to be made.
     eigenvalues, vectors = torch.linalg.eigh(coordinates @ coordinates.mT / m)

@@ -9,7 +9,7 @@ from svdproj.projection import GATES, Gate
 
 if TYPE_CHECKING:
     Space = Literal["gradient", "update"]
-    Mode = Literal["erase", "measure"]
+    Mode = Literal["erase", "measure", "shrink"]
     WriteBack = Literal["auto", "exact"]
     GateName = Gate
 else:
@@ -35,15 +35,17 @@ class ProjectionOptions:
     def __post_init__(self) -> None:
         _check("space", self.space, ("gradient", "update"))
         _check("gate", self.gate, GATES)
-        _check("mode", self.mode, ("erase", "measure"))
+        _check("mode", self.mode, ("erase", "measure", "shrink"))
         _check("write_back", self.write_back, ("auto", "exact"))
         if not self.overshoot > 0:
             raise ValueError(f"overshoot must be positive, got {self.overshoot}; 1 removes the component exactly")
+        if self.mode == "shrink" and self.preserve_norm:
+            raise ValueError("mode='shrink' only changes the norm, preserve_norm would restore it; choose one of them")
 
     @property
     def erase(self) -> bool:
         """Whether anything is removed, not only reported."""
-        return self.mode == "erase"
+        return self.mode != "measure"
 
     @property
     def exact(self) -> bool:

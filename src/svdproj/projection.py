@@ -76,3 +76,11 @@ def rescale_factor(
     """The factor that restores a norm, capped at `MAX_RESCALE`; 1 where nothing is left to rescale."""
     ratio = (square_before / square_after.clamp_min(torch.finfo(square_after.dtype).tiny)).sqrt()
     return torch.where(square_after > 0, ratio.clamp_max(MAX_RESCALE), torch.ones_like(ratio))
+
+
+def shrink_factor(
+    square_before: Float[Tensor, "*batch"], square_after: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """The factor that gives a vector the norm which a projection would leave it; 1 for a vector of zeros."""
+    ratio = (square_after / square_before.clamp_min(torch.finfo(square_before.dtype).tiny)).sqrt()
+    return torch.where(square_before > 0, ratio, torch.ones_like(ratio))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from svdproj.masters import LOW_PRECISION
-from svdproj.measure import measure, reduce_over_shards
+from svdproj.measure import Measured, measure, reduce_over_shards
 from svdproj.options import ProjectionOptions
 from svdproj.plan import Stack, local
-from svdproj.projection import gated, rescale_factor
+from svdproj.projection import gated, rescale_factor, shrink_factor
 from svdproj.report import Pending, StepReport, sums_after, sums_before, total
 from svdproj.rounding import stochastic_round
 
@@ -161,19 +161,29 @@ def project(
             continue
         used = gated(found.coefficients, options.gate) * options.overshoot
         removed = used.square().sum(-1)  # the rows are orthonormal: the squared norm of what they decode to
-        correction = stack.subspace.decode(used)
-        if options.preserve_norm:
-            square_after = found.square - 2 * (used * found.coefficients).sum(-1) + removed
-            scale = rescale_factor(found.square, square_after)
-            x = quantity.read(index).sub_(correction)
-            quantity.replace(index, x.mul_(scale.reshape(-1, *[1] * (x.ndim - 1))))
+        if options.mode == "shrink":
+            kept = shrink_factor(found.square, _square_after(found, used))
+            removed = (1 - kept).square() * found.square
+            quantity.replace(index, _scaled(quantity.read(index), kept))
+        elif options.preserve_norm:
+            scale = rescale_factor(found.square, _square_after(found, used))
+            quantity.replace(index, _scaled(quantity.read(index).sub_(stack.subspace.decode(used)), scale))
         else:
-            quantity.subtract(index, correction)
+            quantity.subtract(index, stack.subspace.decode(used))
         before.append(sums_before(stack, found, removed))
         left.append(measure(stack, quantity.read(index)))
     seen = left if options.erase and not sharded else (late if options.erase else measured)
     after = total([sums_after(found, options.gate) for found in seen]) if seen else torch.zeros_like(before[0][:3])
     return StepReport(total(before), after, projected, Pending(stacks, left) if sharded and left else None)
+
+
+def _square_after(found: Measured, used: Tensor) -> Tensor:
+    """Squared norms of what is left when the rows' combination `used` is taken off."""
+    return (found.square + (used * (used - 2 * found.coefficients)).sum(-1)).clamp_min(0)
+
+
+def _scaled(x: Tensor, factor: Tensor) -> Tensor:
+    return x.mul_(factor.reshape(-1, *[1] * (x.ndim - 1)))
 
 
 def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, Any]]) -> None:

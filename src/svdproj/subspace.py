@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from svdproj.charts import Chart, stack_charts
+from svdproj.nulls import random_frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +74,9 @@ class Subspace:
         return Subspace(self.chart.narrow(dim, start, length), self.rows, self.singular_values)
 
     def random_like(self, generator: torch.Generator) -> Subspace:
-        """Rows of a uniformly random subspace of the same chart, as many (Haar measure, by QR of Gaussians)."""
-        gaussian = torch.randn(self.rows.mT.shape, generator=generator, dtype=torch.float64)
-        rows = torch.linalg.qr(gaussian).Q.mT.to(self.rows)
-        return Subspace(self.chart, rows, self.singular_values)
+        """Rows of a uniformly random subspace of the same chart, as many."""
+        frames = random_frames(tuple(self.rows.mT.shape), generator, self.rows.device)
+        return Subspace(self.chart, frames.mT.to(self.rows), self.singular_values)
 
     def overlap(self, other: Subspace) -> float:
         """`‖A Bᵀ‖_F² / min(k_a, k_b)` between the decoded rows: 1 when one span holds the other, 0 when they are
