@@ -50,7 +50,7 @@ types: setup ## mypy, strict
 	$(VENV)/bin/mypy
 
 docs: setup ## the documentation site, strictly, into site/
-	$(VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: setup ## the benchmarks, on this machine
 	for script in benchmarks/*.py; do $(PY) "$$script" || exit 1; done

@@ -51,6 +51,11 @@ class Chart(Protocol):
         """The chart of rows `start : start + length` of the parameter's dimension `dim`, for one shard of it.
 
         The shard's coordinates are partial sums: those of all shards add up to the whole parameter's.
+
+        Args:
+            dim: the dimension that is sharded.
+            start: first row of the shard.
+            length: number of its rows.
         """
 
 

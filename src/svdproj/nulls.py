@@ -56,7 +56,20 @@ def expected_energy(k: int, n: int, *, one_sided: bool = False) -> float:
 
 
 def null_cosine(k: int, n: int, *, one_sided: bool = True) -> float:
-    """Root of the expected energy: the cosine to compare `cos_in` with."""
+    """Root of the expected energy: the cosine to compare `cos_in` with.
+
+    Args:
+        k: dimensions of the subspace.
+        n: dimensions of the space.
+        one_sided: count hack-ward coefficients only, as `cos_in` does.
+
+    Raises:
+        ValueError: as from `expected_energy`.
+
+    Example:
+        >>> round(null_cosine(24, 576 * 576), 4)
+        0.006
+    """
     return sqrt(expected_energy(k, n, one_sided=one_sided))
 
 
@@ -65,6 +78,15 @@ def sample_energy(k: int, n: int, samples: int, generator: torch.Generator) -> F
 
     A unit vector's squared components are a Gaussian vector's, normalised: the sum of `k` of them is a ratio of two
     independent gamma variables.
+
+    Args:
+        k: dimensions of the subspace.
+        n: dimensions of the space.
+        samples: number of draws.
+        generator: source of randomness, on the CPU.
+
+    Raises:
+        ValueError: the subspace is empty or is the whole space, where there is nothing to draw.
     """
     if not 0 < k < n:
         raise ValueError(f"sampling needs 0 < k < n, got k={k}, n={n}")

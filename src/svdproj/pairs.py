@@ -41,7 +41,7 @@ class ContrastivePair:
     hack: str
     clean: str
     id: str = ""
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()  # a tuple once constructed; JSON has lists
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt, self.id)
