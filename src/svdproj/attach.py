@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -91,7 +91,14 @@ class Attached:
         return projected_closure
 
 
-def attach(optimizer: Optimizer, direction: HackDirection, params: NamedParameters, **options: Any) -> Attached:
+def attach(
+    optimizer: Optimizer,
+    direction: HackDirection,
+    params: NamedParameters,
+    *,
+    quarantine: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> Attached:
     """Project an optimizer's steps by hooks on it, instead of wrapping it.
 
     Use it where a trainer needs the optimizer's exact class; otherwise `ProjectedOptimizer` does more. Its limits:
@@ -106,7 +113,8 @@ def attach(optimizer: Optimizer, direction: HackDirection, params: NamedParamete
         optimizer: the optimizer to hook.
         direction: the subspaces to stay out of.
         params: the model, or its `(name, parameter)` pairs.
-        **options: those of `ProjectedOptimizer`, but `write_back` is `"auto"`.
+        quarantine: for `mode="route"`, as in `ProjectedOptimizer`.
+        **options: the others of `ProjectedOptimizer`, but `write_back` is `"auto"`.
 
     Returns:
         A handle with `metrics()`, `set_direction(...)` and `remove()`.
@@ -124,4 +132,4 @@ def attach(optimizer: Optimizer, direction: HackDirection, params: NamedParamete
     chosen = ProjectionOptions(**options)
     if chosen.exact:
         raise ValueError("attach cannot keep float32 masters (write_back='exact'); use ProjectedOptimizer for them")
-    return Attached(optimizer, Projector(optimizer, direction, params, chosen))
+    return Attached(optimizer, Projector(optimizer, direction, params, chosen, quarantine))

@@ -43,12 +43,16 @@ class ProjectedOptimizer(Optimizer):
             AdamW's preconditioner then partly undoes.
         gate: `"one_sided"` removes only hack-ward components, `"two_sided"` all, `"reverse"` all of them twice (as the
             original system did; it also turns clean-ward steps, so it is an arm to compare with, not advice).
-        mode: `"erase"` removes, `"measure"` only reports and leaves training bit-identical.
+        mode: `"erase"` removes, `"measure"` only reports and leaves training bit-identical, `"route"` gives what it removes
+            to the quarantine.
         overshoot: how much of the gated component is removed; the guarantee is for 1.
         preserve_norm: rescale what is left to the norm it had, by at most a factor of 10.
         write_back: for bfloat16 and float16 weights in update space, `"auto"` rounds stochastically, `"exact"` keeps
             float32 masters that the inner optimizer steps, in either space. Float32 weights need neither.
-        quarantine: reserved for `mode="route"`, which the adapters bring.
+        quarantine: for `mode="route"`, names of covered parameters to parameters of the same shape, as
+            `svdproj.adapters.quarantine_of(model)` makes it. In gradient space the removed part becomes the quarantine's
+            gradient, which the inner optimizer steps; in update space the quarantine moves by the removed part of the
+            displacement, so that both parameters' steps add up to the bare optimizer's.
 
     Raises:
         ValueError: an unknown option; a direction that matches no parameter, or one whose shapes differ from the
@@ -81,11 +85,9 @@ class ProjectedOptimizer(Optimizer):
         # Optimizer.__init__ is not called: it would make a second set of groups and state beside the inner optimizer's.
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if quarantine is not None:
-            raise ValueError("quarantine goes with mode='route', which this version does not have; leave it out")
         self.options = ProjectionOptions(space, gate, mode, overshoot, preserve_norm, write_back)
         self.optimizer = optimizer
-        self.projector = Projector(optimizer, direction, params, self.options)
+        self.projector = Projector(optimizer, direction, params, self.options, quarantine)
         self._init_hooks()
 
     # --- the optimizer interface: everything is the inner optimizer's own

@@ -9,7 +9,7 @@ from svdproj.projection import GATES, Gate
 
 if TYPE_CHECKING:
     Space = Literal["gradient", "update"]
-    Mode = Literal["erase", "measure", "shrink"]
+    Mode = Literal["erase", "measure", "shrink", "route"]
     WriteBack = Literal["auto", "exact"]
     GateName = Gate
 else:
@@ -22,7 +22,7 @@ class ProjectionOptions:
     """One projection's choices; `ProjectedOptimizer` describes them.
 
     Raises:
-        ValueError: an unknown choice, or an overshoot that is not positive.
+        ValueError: an unknown choice, an overshoot that is not positive, or a choice that `mode="route"` excludes.
     """
 
     space: Space = "update"
@@ -35,17 +35,27 @@ class ProjectionOptions:
     def __post_init__(self) -> None:
         _check("space", self.space, ("gradient", "update"))
         _check("gate", self.gate, GATES)
-        _check("mode", self.mode, ("erase", "measure", "shrink"))
+        _check("mode", self.mode, ("erase", "measure", "shrink", "route"))
         _check("write_back", self.write_back, ("auto", "exact"))
         if not self.overshoot > 0:
             raise ValueError(f"overshoot must be positive, got {self.overshoot}; 1 removes the component exactly")
         if self.mode == "shrink" and self.preserve_norm:
             raise ValueError("mode='shrink' only changes the norm, preserve_norm would restore it; choose one of them")
+        if self.route and (self.preserve_norm or self.write_back == "exact"):
+            raise ValueError(
+                "mode='route' moves a part from one parameter to another, whole: it goes without preserve_norm and with "
+                "write_back='auto' (adapters are kept in float32, which needs no masters)"
+            )
 
     @property
     def erase(self) -> bool:
-        """Whether anything is removed, not only reported."""
+        """Whether anything is removed (erased or routed), not only reported."""
         return self.mode != "measure"
+
+    @property
+    def route(self) -> bool:
+        """Whether what is removed goes to a quarantine."""
+        return self.mode == "route"
 
     @property
     def exact(self) -> bool:

@@ -18,6 +18,7 @@ from svdproj.options import ProjectionOptions
 from svdproj.plan import Stack, covered_parameters, make_stacks
 from svdproj.precision import full_float32
 from svdproj.report import METRICS, StepReport
+from svdproj.routing import make_quarantine
 from svdproj.step import Displacements, Gradients, project, remove_from_state, snapshot, visited
 
 NamedParameters = nn.Module | Iterable[tuple[str, Tensor]]
@@ -40,10 +41,16 @@ class Projector:
         direction: the subspaces.
         params: the model, or its `(name, parameter)` pairs.
         options: how the direction is applied.
+        quarantine: where `mode="route"` sends what it removes.
     """
 
     def __init__(
-        self, optimizer: Optimizer, direction: HackDirection, params: NamedParameters, options: ProjectionOptions
+        self,
+        optimizer: Optimizer,
+        direction: HackDirection,
+        params: NamedParameters,
+        options: ProjectionOptions,
+        quarantine: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.options = options
@@ -60,6 +67,9 @@ class Projector:
         self.direction = check_fit(direction, self.named_parameters())
         for name, (parameter, _) in self._covered().items():
             check_supported(name, parameter)
+        self.quarantine = make_quarantine(quarantine, options, self.named_parameters())
+        if self.quarantine is not None:
+            self.quarantine.bind(self.named_parameters(), self._covered(), optimizer)
 
     # --- which parameters
 
@@ -79,6 +89,8 @@ class Projector:
         if key != self._stacks_key:
             covered = self._covered()
             self._stacks = make_stacks(covered, self.direction.subspaces)
+            if self.quarantine is not None:
+                self.quarantine.bind(self.named_parameters(), covered, self.optimizer)
             self._stacks_key = key
         return self._stacks
 
@@ -124,7 +136,8 @@ class Projector:
             self.note_idle()
             return
         with torch.no_grad(), full_float32(_device_type(stacks)):
-            self._note(project(stacks, Gradients(stacks), self.options, count, self._pending()))
+            route = None if self.quarantine is None else self.quarantine.take_gradients
+            self._note(project(stacks, Gradients(stacks), self.options, count, self._pending(), route))
 
     @torch.compiler.disable
     def snapshot(self) -> list[Tensor]:
@@ -140,7 +153,8 @@ class Projector:
             return
         with torch.no_grad(), full_float32(_device_type(stacks)):
             displacements = Displacements(stacks, before, self._noise_for)
-            self._note(project(stacks, displacements, self.options, count, self._pending()))
+            route = None if self.quarantine is None else self.quarantine.take_displacement(self._noise_for)
+            self._note(project(stacks, displacements, self.options, count, self._pending(), route))
 
     @torch.compiler.disable
     def lend_masters(self) -> None:

@@ -20,6 +20,7 @@ from svdproj.rounding import stochastic_round
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 
 NoiseFor = Callable[[Stack], torch.Generator]
+Route = Callable[[Stack, Tensor], None]
 
 
 @runtime_checkable
@@ -141,6 +142,7 @@ def project(
     options: ProjectionOptions,
     projected: int,
     pending: Pending | None = None,
+    route: Route | None = None,
 ) -> StepReport:
     """Project all stacks' `x` in place, or only measure it.
 
@@ -150,6 +152,7 @@ def project(
         options: gate, mode, overshoot and preserve_norm.
         projected: number of parameters visited, for the report.
         pending: the previous report's, to be reduced along with this step's sums.
+        route: called with each stack and what is about to be taken off its `x`.
     """
     sharded = any(stack.group is not None for stack in stacks)
     riding = pending.for_stacks(stacks) if pending else None
@@ -169,7 +172,10 @@ def project(
             scale = rescale_factor(found.square, _square_after(found, used))
             quantity.replace(index, _scaled(quantity.read(index).sub_(stack.subspace.decode(used)), scale))
         else:
-            quantity.subtract(index, stack.subspace.decode(used))
+            correction = stack.subspace.decode(used)
+            if route is not None:
+                route(stack, correction)
+            quantity.subtract(index, correction)
         before.append(sums_before(stack, found, removed))
         left.append(measure(stack, quantity.read(index)))
     seen = left if options.erase and not sharded else (late if options.erase else measured)
