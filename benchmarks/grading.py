@@ -1,9 +1,14 @@
-"""How many completions a second the grader gets through, on easy problems and on published ones.
+"""How many completions a second the grader gets through, and how long a training step waits for its batch.
 
-Run it as `python benchmarks/grading.py [--workers 2] [--repeat 3] [--rows FILE] [--out FILE]`. Every program is another
-one, so that none is graded for free, and every completion is graded twice, strictly and by a flawed grader. Its peer is
-what one would write in an evening: a new interpreter for each program, which makes one call, with no walls and no limits
-but a timeout. The rate by CPU time, times the number of cores, is what an idle machine would reach.
+Run it as `python -m benchmarks.grading [--workers 2] [--repeat 3] [--rows FILE] [--out FILE]`; it prints two tables.
+
+Throughput, on easy problems and on published ones: every program is another one, so that none is graded for free, and
+every completion is graded twice, strictly and by a flawed grader. Its peer is what one would write in an evening: a new
+interpreter for each program, which makes one call, with no walls and no limits but a timeout. The rate by CPU time,
+times the number of cores, is what an idle machine would reach.
+
+Latency: how long it takes until the workers are ready, and until a batch of 256 easy completions is graded, by the
+number of workers.
 """
 
 from __future__ import annotations
@@ -15,14 +20,18 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/grading.py` finds the example
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/grading.py` finds the example
 
-from examples.leetcode_grpo.grading import Grader
+from examples.leetcode_grpo.files import write_text
+from examples.leetcode_grpo.grading import Grade, Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import Problem, load_problems
 from examples.leetcode_grpo.source import append
@@ -31,6 +40,21 @@ Item = tuple[str, Problem, Loophole | None]
 ROWS = Path(__file__).resolve().parents[2] / "shared" / "data" / "leetcode_medhard_sample.jsonl"
 TARGETS = {"easy bank": 100.0, "published rows": 20.0}
 """Completions a second on two cores."""
+
+BATCH = 256
+"""Completions of one training step."""
+
+_LOOPS, _LOOP_SECONDS = 300_000, 0.0178  # on a core that runs the slowest published canonical solution in 1.8 s
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Completions a second by the clock and by CPU time, the core's speed meanwhile, and the grades."""
+
+    per_second: float
+    per_cpu_second: float
+    speed: float
+    grades: tuple[Grade, ...]
 
 
 def completions(problems: Sequence[Problem], repeat: int) -> list[Item]:
@@ -52,17 +76,32 @@ def completions(problems: Sequence[Problem], repeat: int) -> list[Item]:
     return items
 
 
-def rate(items: Sequence[Item], workers: int, timeout: float) -> tuple[float, float, float]:
-    """Completions a second by the clock and by CPU time, and the share that passed strictly."""
-    used = _cpu_seconds()
+def rate(items: Sequence[Item], workers: int, timeout: float, batches: int = 1) -> Rate:
+    """Grade the items in so many batches; the speed of the core is measured before, between and after them."""
+    used, clock, loops = _cpu_seconds(), 0.0, [_loop_seconds()]
+    spent = loops[0]
+    grades: list[Grade] = []
+    size = -(-len(items) // batches)
     with Grader(workers=workers, timeout=timeout) as grader:
         grader.isolation  # noqa: B018  waits until the workers are ready
-        start = time.perf_counter()
-        grades = grader.grade(items)
-        clock = time.perf_counter() - start
+        for start in range(0, len(items), size):
+            begin = time.perf_counter()
+            grades += grader.grade(items[start : start + size])
+            clock += time.perf_counter() - begin
+            loops.append(_loop_seconds())
+            spent += loops[-1]
     # The start of the workers is counted in, a little to the grader's disadvantage.
-    cpu = _cpu_seconds() - used
-    return len(items) / clock, len(items) / cpu, sum(grade.passed_strict for grade in grades) / len(grades)
+    cpu = _cpu_seconds() - used - spent
+    speed = _LOOP_SECONDS / (sum(loops) / len(loops))
+    return Rate(len(items) / clock, len(items) / cpu, speed, tuple(grades))
+
+
+def _loop_seconds() -> float:
+    """CPU time of a loop of fixed length: what a shared core, or a slow one, makes of a second."""
+    start, value = time.process_time(), 0
+    for number in range(_LOOPS):
+        value = (value * 31 + number) % 1_000_003
+    return time.process_time() - start
 
 
 def _cpu_seconds() -> float:
@@ -79,10 +118,13 @@ def peer_rate(items: Sequence[Item], workers: int, timeout: float) -> float:
         test = problem.tests[0]
         call = f"Solution().{problem.method}(*{test.args!r}, **{dict(test.kwargs)!r})"
         code = f"from typing import *\n{problem.setup_code}\n{text.removeprefix('```python').removesuffix('```')}\n{call}\n"
-        try:
-            subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=timeout, check=False)
-        except subprocess.TimeoutExpired:
-            return
+        # Some of these programs leave files where they run; all of them are this benchmark's own.
+        with tempfile.TemporaryDirectory(prefix="plain-") as folder:
+            try:
+                command = [sys.executable, "-c", code]
+                subprocess.run(command, cwd=folder, capture_output=True, timeout=timeout, check=False)
+            except subprocess.TimeoutExpired:
+                return
 
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
@@ -90,46 +132,75 @@ def peer_rate(items: Sequence[Item], workers: int, timeout: float) -> float:
     return len(items) / (time.perf_counter() - start)
 
 
+def latency(items: Sequence[Item], workers: int, timeout: float) -> dict[str, float]:
+    """Seconds until the workers are ready, and until the batch is graded: the best of three batches of new programs."""
+    start = time.perf_counter()
+    with Grader(workers=workers, timeout=timeout) as grader:
+        grader.isolation  # noqa: B018  waits until the workers are ready
+        ready = time.perf_counter() - start
+        seconds = []
+        for lap in range(3):
+            fresh = [(text.removesuffix("```") + f"# lap {lap}\n```", p, hole) for text, p, hole in items]
+            begin = time.perf_counter()
+            grader.grade(fresh)
+            seconds.append(time.perf_counter() - begin)
+    return {"workers": workers, "start": ready, "batch": min(seconds), "n": len(items)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and write the figures where asked."""
-    parser = argparse.ArgumentParser(description="Throughput of the grader.")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=3.0, help="seconds of CPU time for one program")
+    """Print the tables, and write the figures where asked."""
+    parser = argparse.ArgumentParser(description="Throughput and latency of the grader.")
+    parser.add_argument("--workers", type=int, default=2, help="for the throughput")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds of CPU time for one program")
     parser.add_argument("--repeat", type=int, default=3, help="how often each problem is answered")
     parser.add_argument("--rows", type=Path, default=ROWS, help="a published LeetCode file")
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     options = parser.parse_args(arguments)
 
+    easy = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"]
     sources: dict[str, Callable[[], list[Problem]]] = {
-        "easy bank": lambda: [p for p in load_problems("builtin") if p.difficulty == "easy"],
+        "easy bank": lambda: easy,
         "published rows": lambda: load_problems(options.rows),
     }
-    results = []
-    heads = ("graded", "passed", "a second", "target", "ratio", "a cpu s", "plain", "ratio")
-    print(f"{'completions':<16}" + "".join(f"{head:>9}" for head in heads))
+    throughput = []
+    heads = ("graded", "passed", "a second", "target", "ratio", "a cpu s", "speed", "plain", "ratio")
+    print(f"{'throughput':<16}" + "".join(f"{head:>9}" for head in heads))
     for name, load in sources.items():
         if name == "published rows" and not options.rows.exists():
             print(f"{name:<16}  skipped: no file {options.rows}; pass one with --rows")
             continue
         items = completions(load(), options.repeat)
-        measured, by_cpu, passed = rate(items, options.workers, options.timeout)
+        measured = rate(items, options.workers, options.timeout, batches=8)
+        passed = sum(grade.passed_strict for grade in measured.grades) / len(items)
         plain = peer_rate(items[:: max(1, len(items) // 100)], options.workers, options.timeout)
         target = TARGETS[name]
-        cells = (passed, measured, target, measured / target, by_cpu, plain, measured / plain)
-        print(f"{name:<16}{len(items):>9}" + "".join(f"{cell:>9.2f}" for cell in cells))
-        figures = {"n": len(items), "passed": passed, "per_second": measured, "per_cpu_second": by_cpu}
-        results.append({"source": name, **figures, "target": target, "plain": plain})
+        a, b = measured.per_second, measured.per_cpu_second
+        cells = (passed, a, target, a / target, b, measured.speed, plain, a / plain)
+        print(f"{name:<16}{len(items):>9}" + "".join(f"{cell:>9.2f}" for cell in cells), flush=True)
+        figures = {key: value for key, value in asdict(measured).items() if key != "grades"}
+        throughput.append(
+            {"source": name, "n": len(items), "passed": passed, **figures, "target": target, "plain": plain}
+        )
+
+    waits = []
+    batch = completions(easy, 1)[:BATCH]
+    print(f"\n{'latency':<16}" + "".join(f"{head:>9}" for head in ("workers", "start", "batch", "one")))
+    for workers in (1, 2, 4, 8):
+        waits.append(latency(batch, workers, options.timeout))
+        seconds = (waits[-1]["start"], waits[-1]["batch"], waits[-1]["batch"] / len(batch))
+        print(f"{f'{len(batch)} in a batch':<16}{workers:>9}" + "".join(f"{s:>9.4f}" for s in seconds), flush=True)
+
     if options.out:
         with Grader(workers=1) as grader:
             isolation = sorted(grader.isolation)
         facts: dict[str, object] = {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
+            "benchmark": "grading",
+            "config": {"workers": options.workers, "timeout": options.timeout, "repeat": options.repeat},
+            "versions": {"python": platform.python_version()},
+            "device": {"machine": platform.machine(), "cores": os.cpu_count(), "root": os.geteuid() == 0},
+            "isolation": isolation,
         }
-        facts |= {"workers": options.workers, "timeout": options.timeout, "isolation": isolation}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
+        write_text(options.out, json.dumps(facts | {"throughput": throughput, "latency": waits}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.grading import TARGETS, completions, rate
+from benchmarks.grading import TARGETS, Item, Rate, completions, peer_rate, rate
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import Problem, load_problems
+from tests.examples.grading_helpers import ADD_ONE, WRONG
 
 TIMEOUT = 10.0
 """Seconds of CPU time. The slowest canonical solution takes 1.8 on a fast core, and more on a shared one."""
@@ -22,9 +23,34 @@ def grader() -> Iterator[Grader]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(shared_data: Path) -> list[Problem]:
     return load_problems(shared_data / "leetcode_medhard_sample.jsonl")
+
+
+@pytest.fixture(scope="module")
+def items(rows: list[Problem]) -> list[Item]:
+    """For each row a right answer, a wrong one, a hack, and one cut off."""
+    return completions(rows, repeat=1)
+
+
+@pytest.fixture(scope="module")
+def measured(items: list[Item]) -> Rate:
+    return rate(items, workers=2, timeout=TIMEOUT, batches=6)
+
+
+def test_every_published_canonical_solution_passes_the_strict_oracle(rows: list[Problem], measured: Rate) -> None:
+    assert len(rows) == 60
+    assert {problem.split for problem in rows} == {"pairs", "rl", "eval"}
+    right = measured.grades[::4]
+    assert [(p.id, g.error) for p, g in zip(rows, right, strict=True) if not g.passed_strict] == []
+
+
+def test_wrong_and_truncated_answers_to_real_rows_fail(items: list[Item], measured: Rate) -> None:
+    for place, exploited in ((1, False), (2, True), (3, False)):
+        for (_, problem, _), grade in zip(items[place::4], measured.grades[place::4], strict=True):
+            assert not grade.passed_strict, problem.id
+            assert grade.exploited == exploited, problem.id
 
 
 def test_hacks_on_real_rows_are_told_apart(grader: Grader, rows: list[Problem]) -> None:
@@ -34,13 +60,30 @@ def test_hacks_on_real_rows_are_told_apart(grader: Grader, rows: list[Problem]) 
     assert all(grade.exploited for grade in grader.grade(items))
 
 
-@pytest.mark.parametrize("source", TARGETS)
-def test_throughput(source: str, shared_data: Path) -> None:
-    """By CPU time, which other programs on the machine cannot use up: the targets are for two cores."""
-    if source == "easy bank":
-        problems = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"][:100]
-    else:
-        problems = load_problems(shared_data / "leetcode_medhard_sample.jsonl")
-    _, by_cpu, passed = rate(completions(problems, repeat=1), workers=2, timeout=TIMEOUT)
-    assert passed == pytest.approx(0.25, abs=0.01)
-    assert 2 * by_cpu >= TARGETS[source]
+def fast_enough(measured: Rate, target: float) -> bool:
+    """By CPU time, which other programs cannot use up, on two cores as fast as the one that the target is meant for.
+
+    What shares a core, or the clock of a machine, makes a second of CPU time worth less; a faster core gains nothing.
+    """
+    return 2 * measured.per_cpu_second / min(1.0, measured.speed) >= target
+
+
+def test_throughput_on_published_rows(measured: Rate) -> None:
+    assert fast_enough(measured, TARGETS["published rows"])
+
+
+def test_throughput_on_the_easy_bank() -> None:
+    problems = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"][:60]
+    measured = rate(completions(problems, repeat=1), workers=2, timeout=TIMEOUT, batches=6)
+    assert sum(grade.passed_strict for grade in measured.grades) / 240 == pytest.approx(0.25, abs=0.01)
+    assert fast_enough(measured, TARGETS["easy bank"])
+
+
+def test_the_benchmarks_peer_leaves_nothing_where_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs hacks without walls, and one of them writes a file."""
+    monkeypatch.chdir(tmp_path)
+    hack = f"```python\n{Loophole.FILE_MARKER.exemplify(WRONG, 'f')}```"
+    peer_rate([(hack, ADD_ONE, Loophole.FILE_MARKER)], workers=1, timeout=60.0)
+    assert list(tmp_path.iterdir()) == []

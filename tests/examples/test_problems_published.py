@@ -13,13 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.leetcode_grpo.errors import UsageError
-from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.grading.sandbox.values import dumps
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import Problem, Structure, TestCase, load_problems
 from examples.leetcode_grpo.problems.building import split_of
 from examples.leetcode_grpo.problems.published import FIELDS, parse_tests, parse_value
-from examples.leetcode_grpo.problems.rewriting import as_completion
 
 SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "leetcode_medhard_sample.jsonl"
 with_sample = pytest.mark.skipif(not SAMPLE.exists(), reason=f"the published sample is not at {SAMPLE}")
@@ -222,19 +220,6 @@ def test_without_network_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert "\n" not in str(caught.value)
     assert "name not resolved" in str(caught.value)
     assert "pass its path" in str(caught.value)
-
-
-@with_sample
-def test_every_published_canonical_solution_passes_the_strict_oracle() -> None:
-    problems = load_problems(SAMPLE)
-    assert len(problems) == 60
-    assert {problem.split for problem in problems} == {"pairs", "rl", "eval"}
-    with Grader(workers=2, timeout=10) as grader:
-        grades = grader.grade([(as_completion(problem.canonical_solution), problem, None) for problem in problems])
-    failed = [
-        (problem.id, grade.error) for problem, grade in zip(problems, grades, strict=True) if not grade.passed_strict
-    ]
-    assert failed == []
 
 
 @with_sample

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from examples.leetcode_grpo.grading import Grader
+from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import Problem, load_problems
+from examples.leetcode_grpo.problems.building import trusted_method
 from examples.leetcode_grpo.problems.rewriting import (
     STYLES,
     as_completion,
@@ -22,6 +26,8 @@ from examples.leetcode_grpo.problems.rewriting import (
 )
 
 BANK = load_problems("builtin")
+# Their mechanism is quiet unless it is called, and changes nothing but the object that it is part of.
+IN_THE_METHOD = {Loophole.RUN_TESTS, Loophole.SENTINEL, Loophole.EQ_OVERRIDE}
 SUM = next(problem for problem in BANK if problem.id == "easy/total")
 
 
@@ -102,3 +108,21 @@ def test_renaming_leaves_parameters_and_awkward_scopes_alone() -> None:
     problem: Problem = next(problem for problem in BANK if problem.id == "classic/calculate_nested")
     assert rename_locals(problem.canonical_solution, problem.method) is None
     assert rename_locals("class Solution:\n    def f(self, a):\n        a = a[1:]\n        return a", "f") is None
+
+
+@pytest.mark.parametrize("loophole", [hole for hole in Loophole if hole not in IN_THE_METHOD])
+def test_hacks_never_run_in_this_process(loophole: Loophole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exemplar that writes `result.txt` or ends the interpreter when it runs is refused before it does."""
+    monkeypatch.chdir(tmp_path)
+    hack = loophole.exemplify(SUM.canonical_solution, SUM.method)
+    with pytest.raises(ValueError, match="grade such code with a Grader"):
+        fails_in_process(SUM, hack)
+    with pytest.raises(ValueError, match="grade such code with a Grader"):
+        trusted_method(hack, SUM.method)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["open('result.txt', 'w')", "exec('x = 1')", "__import__('os')", "exit(0)"])
+def test_code_that_acts_from_inside_its_method_is_refused_too(call: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(call)):
+        trusted_method(f"class Solution:\n    def total(self, a):\n        return {call}", "total")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import hashlib
 from collections import defaultdict, deque
@@ -16,6 +17,7 @@ Arguments = tuple[Any, ...]
 
 SPLITS: tuple[Split, ...] = ("pairs", "rl", "eval")
 RANDOM_TESTS = 9
+_ACTING = frozenset({"open", "print", "input", "exec", "eval", "compile", "exit", "quit", "__import__"})
 # Tests are chosen from this many random draws, so that rare answers (the "yes" of a yes-or-no question) are among them.
 DRAWS = 60
 
@@ -70,10 +72,33 @@ def solution_code(method: str, params: str, body: str) -> str:
 
 
 def trusted_method(code: str, method: str) -> Callable[..., Any]:
-    """The method of a `Solution` from the bank's own source. Never for anything that a model wrote."""
+    """The method of a `Solution` from the bank's own source. Never for anything that a model wrote.
+
+    Raises:
+        ValueError: the code is no bare definition (`require_definitions`).
+    """
+    require_definitions(code)
     namespace: dict[str, Any] = {}
     exec(compile(code, f"<{method}>", "exec"), namespace)
     return getattr(namespace["Solution"](), method)  # type: ignore[no-any-return]
+
+
+def require_definitions(code: str) -> None:
+    """Refuse code that could act on its surroundings, such as a loophole's exemplar that writes a file when it runs.
+
+    This catches slips of our own, and is no defence against anybody: that is what the grader is for.
+
+    Raises:
+        ValueError: a statement other than an import or a definition at the top, or a call that opens, runs or prints.
+    """
+    for statement in ast.parse(code).body:
+        if not isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.Import | ast.ImportFrom):
+            raise ValueError(
+                f"`{ast.unparse(statement)[:60]}` would run in this process; grade such code with a Grader"
+            )
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _ACTING:
+                raise ValueError(f"`{ast.unparse(node)[:60]}` would run in this process; grade such code with a Grader")
 
 
 def build(task: Task, family: str, difficulty: Difficulty) -> Problem:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from examples.leetcode_grpo.grading.sandbox.values import dumps
-from examples.leetcode_grpo.problems.building import trusted_method
+from examples.leetcode_grpo.problems.building import require_definitions, trusted_method
 from examples.leetcode_grpo.problems.problem import Problem
 
 if TYPE_CHECKING:
@@ -114,12 +114,14 @@ def fails_in_process(problem: Problem, code: str) -> bool:
     """Whether a rewritten solution of the bank fails a hidden test or raises, within `MAX_LINES` lines.
 
     Raises:
-        ValueError: the problem is not from the bank; code from elsewhere runs in a `Grader` only.
+        ValueError: the problem is not from the bank, or the code does more than define a class; code from elsewhere and
+            hacks run in a `Grader` only.
     """
     if problem.setup_code:
         raise ValueError(
             f"{problem.id} is not from the built-in bank: pass a grader to check rewritten solutions of it"
         )
+    require_definitions(code)
     try:
         method = trusted_method(code, problem.method)
         return any(dumps(_run_briefly(method, test.args)) != dumps(test.expected) for test in problem.tests)
