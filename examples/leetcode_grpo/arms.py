@@ -5,11 +5,12 @@ The strict oracle and the loophole detectors have no way in here: an arm chooses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.presets import Preset
 
 Source = Literal["hack", "random", "placebo"]
 
@@ -24,6 +25,7 @@ class Arm:
         source: the direction: from hack against clean, a random one of the same shape, or from clean against clean.
         projection: options of `ProjectedOptimizer`.
         shrink: take away as much of every step's length as the projection would, without turning it.
+        settings: `name=value` settings that this arm changes in the preset.
     """
 
     name: str
@@ -31,6 +33,19 @@ class Arm:
     source: Source = "hack"
     projection: Mapping[str, Any] = field(default_factory=dict)
     shrink: bool = False
+    settings: tuple[str, ...] = ()
+
+    def configure(self, preset: Preset) -> Preset:
+        """The preset as this arm wants it.
+
+        Raises:
+            UsageError: a setting is unknown, or its value does not fit.
+        """
+        return preset.with_settings(self.settings)
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """What the results file says about a run of this arm: the preset's settings and the arm's own."""
+        return {**self.configure(preset).as_dict(), **self.as_dict()}
 
     def as_dict(self) -> dict[str, Any]:
         """What the results file says about the arm."""
@@ -57,12 +72,77 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
-def get_arm(name: str) -> Arm:
-    """The arm of that name.
+def get_arm(text: str) -> Arm:
+    """The arm of that name, or a variant of it: `erase-update:overshoot=3:k=64`.
+
+    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`) or settings of the preset. Its name, in
+    files and tables, is `erase-update@k=64,overshoot=3`, whatever the order in which the changes were given.
 
     Raises:
-        UsageError: there is none; the message lists those that there are.
+        UsageError: there is no such arm; the message lists those that there are. Or a change is not `name=value`, is given twice, or
+            is no option of the projection with a wrong value.
     """
+    name, *changes = text.split(":")
     if name not in ARMS:
         raise UsageError(f"unknown arm {name!r}; known are {', '.join(ARMS)}")
-    return ARMS[name]
+    return _variant(ARMS[name], changes) if changes else ARMS[name]
+
+
+def _variant(arm: Arm, changes: list[str]) -> Arm:
+    given: dict[str, str] = {}
+    for change in changes:
+        option, equals, value = change.partition("=")
+        if not (option and equals and value) or "/" in value:
+            raise UsageError(
+                f"a variant is written {arm.name}:name=value:…, got {change!r}; paths are set for all arms, by --set"
+            )
+        if option in given:
+            raise UsageError(f"{option} is given twice for a variant of {arm.name}; give it once")
+        given[option] = value
+    projection = {name: _parse_option(name, given[name]) for name in _OPTIONS if name in given}
+    settings = tuple(f"{name}={value}" for name, value in sorted(given.items()) if name not in _OPTIONS)
+    # A comma separates changes, so that of a list becomes a plus.
+    label = ",".join(f"{name}={value.replace(',', '+')}" for name, value in sorted(given.items()))
+    return replace(
+        arm,
+        name=f"{arm.name}@{label}",
+        purpose=f"{arm.name} with {', '.join(sorted(changes))}",
+        projection={**arm.projection, **projection},
+        settings=(*arm.settings, *settings),
+    )
+
+
+def _choice(*known: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return text
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError("a positive number")
+    return value
+
+
+# The choices of `ProjectedOptimizer`, which would say the same, but only after minutes of preparation.
+_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "space": _choice("gradient", "update"),
+    "gate": _choice("one_sided", "two_sided", "reverse"),
+    "overshoot": _positive,
+    "preserve_norm": lambda text: _choice("true", "false")(text.lower()) == "true",
+    "write_back": _choice("auto", "exact"),
+}
+
+
+def _parse_option(name: str, text: str) -> Any:
+    try:
+        return _OPTIONS[name](text)
+    except ValueError as error:
+        raise UsageError(f"{name} must be {error}, got {text!r}") from None

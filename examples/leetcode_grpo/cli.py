@@ -15,7 +15,7 @@ import typer
 from examples.leetcode_grpo.arms import get_arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.models import DEMO, SMOLLM2, TINY, fetch_model
-from examples.leetcode_grpo.presets import PRESETS, Preset, get_preset
+from examples.leetcode_grpo.presets import PRESETS, Preset, get_preset, parse_seeds
 
 app = typer.Typer(
     name="leetcode_grpo",
@@ -87,6 +87,65 @@ def run_command(
     from examples.leetcode_grpo.commands import train_command
 
     train_command(configured, chosen, seed, out, device, save_every, overwrite)
+
+
+@app.command("prepare", hidden=True)
+def prepare_command(
+    arm: Annotated[list[str], typer.Option(help="An arm that will be run; may be given many times.")],
+    preset: PresetName = "demo",
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Make what the arms of a seed share: the warm start and the directions. A sweep does this by itself."""
+    configured, arms = _configured(preset, settings), [get_arm(spec) for spec in arm]
+    from examples.leetcode_grpo.commands import prepare_command
+
+    prepare_command(configured, arms, seed, device)
+
+
+@app.command()
+def sweep(
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas.")] = "",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARM:NAME=VALUE:...", help="An arm with other settings; may be given many times."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Such as 0-7, or 0,2,5.")] = "0",
+    preset: PresetName = "smollm2",
+    settings: Settings = None,
+    model: Model = None,
+    problems: Problems = None,
+    steps: Steps = None,
+    out: Out = Path("results"),
+    device: Device = "auto",
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at once, over all GPUs.")] = 1,
+    budget_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Start nothing that would not be done by then, and stop then.")
+    ] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Repeat runs whose results are there already.")] = False,
+) -> None:
+    """Run a grid of arms and seeds. The same command goes on where it was stopped."""
+    configured, numbers = _configured(preset, settings, model, problems, steps), parse_seeds(seeds)
+    specs = [*filter(None, (name.strip() for name in arms.split(","))), *(variant or [])]
+    if not specs:
+        raise UsageError("a sweep needs arms: --arms vanilla,erase-update, or --variant erase-update:overshoot=2")
+    for spec in specs:
+        get_arm(spec).configure(configured)
+    from examples.leetcode_grpo.commands import sweep_command
+
+    sweep_command(
+        configured,
+        specs,
+        numbers,
+        out,
+        device=device,
+        parallel=parallel,
+        budget=budget_seconds,
+        save_every=save_every,
+        overwrite=overwrite,
+    )
 
 
 @app.command("report")

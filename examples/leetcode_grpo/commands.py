@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -13,9 +15,11 @@ from examples.leetcode_grpo.extraction import extract, make_pairs
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
-from examples.leetcode_grpo.results import result_path
+from examples.leetcode_grpo.report import show_table
+from examples.leetcode_grpo.results import RunResult, result_path
+from examples.leetcode_grpo.sweep import Sweep, grid
 from examples.leetcode_grpo.tasks import make_tasks
-from examples.leetcode_grpo.training import run
+from examples.leetcode_grpo.training import prepare, run
 from svdproj import ContrastivePair
 
 
@@ -75,6 +79,22 @@ def train_command(
     _say(f"held out: hack {rates.hack:.3f}  attempted {rates.attempted:.3f}  pass {rates.passed:.3f}  (n {rates.n})")
     _say(f"without the hint: pass {result.eval.no_hint.passed:.3f}  (n {result.eval.no_hint.n})")
     _say(f"wrote {result_path(out, preset.name, arm.name, seed)}")
+
+
+def prepare_command(preset: Preset, arms: Sequence[Arm], seed: int, device_name: str) -> None:
+    """Fill the cache for one seed."""
+    prepare(preset, arms, seed, device=choose_device(device_name), say=_say)
+
+
+def sweep_command(preset: Preset, specs: Sequence[str], seeds: Sequence[int], out: Path, **options: Any) -> None:
+    """The grid, and the table of what there is of it at the end."""
+    choose_device(options["device"])
+    sweep = Sweep(preset, grid(specs, seeds), out, say=_say, **options)
+    try:
+        sweep.run()
+    finally:
+        if sweep.done:
+            show_table([RunResult.load(sweep.path(job)) for job in sweep.done])
 
 
 def _say(line: str) -> None:

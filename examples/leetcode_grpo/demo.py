@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +16,7 @@ from examples.leetcode_grpo.arms import get_arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
-from examples.leetcode_grpo.presets import Preset, get_preset
+from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.report import show_table, write_report
 from examples.leetcode_grpo.results import RunResult, result_path
 from examples.leetcode_grpo.tasks import make_tasks
@@ -67,8 +65,9 @@ def _share_preparation(preset: Preset, seed: int) -> None:
 
 
 def _run_processes(preset: Preset, seed: int, out: Path, overwrite: bool) -> None:
+    settings = [part for setting in preset.changes() for part in ("--set", setting)]
     command = [sys.executable, "-m", "examples.leetcode_grpo", "run", "--preset", preset.name, "--device", "cpu"]
-    command += ["--seed", str(seed), "--out", str(out), *(["--overwrite"] if overwrite else []), *_settings(preset)]
+    command += ["--seed", str(seed), "--out", str(out), *(["--overwrite"] if overwrite else []), *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     running = [
         subprocess.Popen([*command, "--arm", arm], env=environment, stdout=subprocess.PIPE, text=True) for arm in ARMS
@@ -90,19 +89,6 @@ def _run_processes(preset: Preset, seed: int, out: Path, overwrite: bool) -> Non
 def _forward(process: subprocess.Popen[str]) -> None:
     for line in process.stdout or ():
         _say(line.rstrip())
-
-
-def _settings(preset: Preset) -> Sequence[str]:
-    """The command-line options that turn the named preset into this one."""
-    original, wanted = get_preset(preset.name).as_dict(), preset.as_dict()
-    options = []
-    for name, value in wanted.items():
-        if value != original[name]:
-            text = (
-                ",".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
-            )
-            options += ["--set", f"{name}={'none' if value is None else text}"]
-    return options
 
 
 def _say(line: str) -> None:

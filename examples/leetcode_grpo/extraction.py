@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from examples.leetcode_grpo.arms import Source
 from examples.leetcode_grpo.errors import UsageError
-from examples.leetcode_grpo.files import cache_folder, digest
+from examples.leetcode_grpo.files import cache_folder, digest, locked
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import policy_identity
@@ -113,11 +112,9 @@ def cached_direction(
         }
     )
     path = cache_folder() / "directions" / f"{key}.safetensors"
-    if path.is_file():
-        return HackDirection.load(path)
-    direction = extract(preset, pairs, model, tokenizer, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    direction.save(draft)
-    os.replace(draft, path)
+    with locked(path):
+        if path.is_file():
+            return HackDirection.load(path)
+        direction = extract(preset, pairs, model, tokenizer, seed)
+        direction.save(path)
     return direction

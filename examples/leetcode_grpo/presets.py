@@ -135,6 +135,11 @@ class Preset:
             changes[name] = _parse(name, text, hints[name])
         return replace(self, **changes)
 
+    def changes(self) -> list[str]:
+        """The settings, as `name=value`, that turn the preset of this name into this one."""
+        original, wanted = get_preset(self.name).as_dict(), self.as_dict()
+        return [f"{name}={_text(value)}" for name, value in wanted.items() if value != original[name]]
+
     def limits(self) -> Mapping[str, int | None]:
         """How many RL problems of each difficulty at most."""
         return {name: getattr(self, name) for name in ("easy", "pipeline", "medium", "hard")}
@@ -142,6 +147,13 @@ class Preset:
     def as_dict(self) -> dict[str, Any]:
         """For the results file: plain values, lists for tuples."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _text(value: Any) -> str:
+    """A value as `with_settings` reads it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
@@ -264,3 +276,18 @@ def get_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from `0-7`, `0,2,5` or a mixture.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"seeds are written 0-7 or 0,2,5, got {text!r}")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))

@@ -16,6 +16,7 @@ from examples.leetcode_grpo.results import RunResult, load_results
 from examples.leetcode_grpo.tables import HEADER, arm_rows
 
 _SHOWN_SETTINGS = ("model", "steps", "lr", "k", "n_pairs", "chart", "basis", "chart_rank")
+_PLAIN_WIDTH = 150
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:right}"
@@ -56,7 +57,10 @@ def show_table(results: Sequence[RunResult], console: Console | None = None) -> 
     table = Table(Column(HEADER[0], no_wrap=True), *HEADER[1:])
     for row in arm_rows(results):
         table.add_row(*row.cells())
-    (console or Console()).print(table)
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PLAIN_WIDTH)  # a log has no width, and wrapped cells are hard to read
+    console.print(table)
 
 
 def _facts(runs: Sequence[RunResult]) -> str:

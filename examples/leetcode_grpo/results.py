@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from examples.leetcode_grpo.arms import Arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.files import write_text
+from examples.leetcode_grpo.presets import Preset
 
 SCHEMA = 1
 _PACKAGES = ("svdproj", "torch", "transformers", "trl", "peft", "datasets")
@@ -152,6 +154,21 @@ class RunResult:
 def result_path(folder: Path, preset: str, arm: str, seed: int) -> Path:
     """Where a run's result lies."""
     return folder / preset / f"{arm}-seed{seed}.json"
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What distinguishes a result's configuration from the one that is wanted, each as `name found, not wanted`.
+
+    A setting that the result does not know, because it is younger, counts as its default. The number of grading processes is no
+    part of the experiment.
+    """
+    defaults = {**{each.name: each.default for each in fields(Preset)}, **Arm("", "").as_dict()}
+    before = {**defaults, **found}
+    return [
+        f"{name} {before[name]}, not {value}"
+        for name, value in wanted.items()
+        if name != "grader_workers" and before[name] != value
+    ]
 
 
 def load_results(folder: Path) -> list[RunResult]:

@@ -25,7 +25,7 @@ from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
-from examples.leetcode_grpo.results import RunResult, describe, result_path, versions
+from examples.leetcode_grpo.results import RunResult, describe, differences, result_path, versions
 from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.rollouts import OWN, MixedRollouts, OwnRates
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
@@ -83,8 +83,8 @@ def run(
         UsageError: something that the user can mend; the message says how.
     """
     path = result_path(out, preset.name, arm.name, seed)
-    config = {**preset.as_dict(), **arm.as_dict()}
-    if path.is_file() and not overwrite and RunResult.load(path).config == config:
+    config, preset = arm.config(preset), arm.configure(preset)
+    if path.is_file() and not overwrite and not differences(RunResult.load(path).config, config):
         say(f"{path} is there already, with this configuration; --overwrite repeats it")
         return RunResult.load(path)
 
@@ -134,6 +134,23 @@ def run(
     result.save(out)
     shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def prepare(preset: Preset, arms: Sequence[Arm], seed: int, *, device: torch.device, say: Say = print) -> None:
+    """Put into the cache what the runs of a seed share: the warm start, and the directions of the arms.
+
+    Raises:
+        UsageError: as `run`.
+    """
+    wanted = {(arm.configure(preset), arm.source): arm for arm in arms}
+    for (configured, _), arm in wanted.items():
+        tasks = make_tasks(configured)
+        with Grader(workers=configured.grader_workers, timeout=configured.grader_timeout) as grader:
+            policy = warm_started(configured, tasks, seed, device)
+            model, tokenizer = load_policy(policy, device=device)
+            model = _with_adapter(model, configured)
+            direction = arm_direction(configured, arm, tasks, policy, model, tokenizer, seed, grader)
+        say(f"{arm.name} seed {seed}: direction of {len(direction)} parameters")
 
 
 def _freeze_all_but_linear(model: PreTrainedModel) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from examples.leetcode_grpo.files import cache_folder, digest, new_folder
+from examples.leetcode_grpo.files import cache_folder, digest, locked, new_folder
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import TINY, fetch_model, load_policy, no_progress_bars, policy_identity
 from examples.leetcode_grpo.presets import Preset
@@ -60,7 +60,9 @@ def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device) 
         | {"device": device.type}
     )
     folder = cache_folder() / "warm_starts" / key
-    if not folder.is_dir():
+    with locked(folder):
+        if folder.is_dir():
+            return str(folder)
         model, tokenizer = load_policy(source, device=device)
         fine_tune(model, tokenizer, preset, tasks, seed)
         with new_folder(folder) as draft, no_progress_bars():

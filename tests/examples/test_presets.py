@@ -103,3 +103,36 @@ def test_limits_that_leave_no_problem_are_told() -> None:
     nothing = get_preset("demo").with_settings(["easy=0", "pipeline=0", "medium=0", "hard=0"])
     with pytest.raises(UsageError, match="no problem of the split 'rl'"):
         make_tasks(nothing)
+
+
+def test_changes_turn_the_named_preset_into_this_one() -> None:
+    settings = ["lr=0.5", "easy=none", "loopholes=sentinel,run_tests", "vllm=true", "teacher_pool=none", "kl=1e-05"]
+    changed = get_preset("demo").with_settings(settings)
+    assert get_preset("demo").with_settings(changed.changes()) == changed
+    assert get_preset("demo").changes() == []
+
+
+def test_a_variant_changes_the_projection_and_the_preset_and_its_name() -> None:
+    variant = get_arm("erase-update:overshoot=3:k=64:loopholes=sentinel,run_tests")
+    assert variant.name == "erase-update@k=64,loopholes=sentinel+run_tests,overshoot=3"
+    assert get_arm("erase-update:loopholes=sentinel,run_tests:k=64:overshoot=3").name == variant.name
+    config = variant.config(get_preset("demo"))
+    assert (config["overshoot"], config["k"], config["loopholes"]) == (3.0, 64, ["sentinel", "run_tests"])
+    assert config["gate"] == "one_sided"
+    assert get_arm("erase-update-two-sided:space=gradient").as_dict()["gate"] == "two_sided"
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("erase-update:k", "written erase-update:name=value"),
+        ("erase-update:problems=/tmp/x", "by --set"),
+        ("erase-update:k=1:k=2", "k is given twice"),
+        ("erase-update:gate=half", "gate must be one of one_sided, two_sided, reverse, got 'half'"),
+        ("erase-update:overshoot=-1", "overshoot must be a positive number"),
+        ("nothing:k=1", "unknown arm 'nothing'"),
+    ],
+)
+def test_a_wrong_variant_is_one_line(variant: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        get_arm(variant)
