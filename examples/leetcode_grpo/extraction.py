@@ -116,5 +116,6 @@ def cached_direction(
         if path.is_file():
             return HackDirection.load(path)
         direction = extract(preset, pairs, model, tokenizer, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
         direction.save(path)
     return direction

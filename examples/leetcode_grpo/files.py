@@ -63,10 +63,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes out of the block for the same `path`; they wait. The lock of a killed process is free at once.
 
-    It is a file `<path>.lock`, which stays: removing it would let a third process lock a new file of that name while a second
+    Locks are files in the cache, which stay: removing one would let a third process lock a new file of that name while a second
     one waits for the old.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / f"{path.name}.lock", "w") as file:
+    lock = cache_folder() / "locks" / digest({"path": str(path.absolute())})
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

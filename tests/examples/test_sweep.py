@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import torch
 
 from examples.leetcode_grpo.arms import get_arm
 from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.files import locked
 from examples.leetcode_grpo.presets import parse_seeds
 from examples.leetcode_grpo.results import RunResult, differences
 from examples.leetcode_grpo.sweep import Job, Preparation, Sweep, grid
@@ -209,3 +214,33 @@ def test_a_result_without_a_younger_setting_had_its_default() -> None:
     assert differences(old, config) == []
     assert differences({**old, "grader_workers": 99}, config) == []
     assert differences({**old, "lr": 1.0}, config) == ["lr 1.0, not 0.001"]
+
+
+def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = """
+        import sys, time
+        from pathlib import Path
+        from examples.leetcode_grpo.files import locked
+        with locked(Path(sys.argv[1]) / "entry"):
+            print("held", flush=True)
+            time.sleep(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        entered = threading.Event()
+
+        def enter() -> None:
+            with locked(tmp_path / "entry"):
+                entered.set()
+
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        with locked(tmp_path / "another"):
+            assert not entered.wait(0.3)
+        holder.kill()
+        assert entered.wait(10)
+        waiting.join()
+    assert not (tmp_path / "entry").exists()
