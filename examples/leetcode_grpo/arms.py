@@ -53,21 +53,40 @@ class Arm:
         return {**defaults, **self.projection, "direction_source": self.source, "shrink": self.shrink}
 
 
+# Rows that catch a share f of unseen prompts' hack-ward gradients cancel it to first order if they are removed 1/f times. The pilot
+# measured f = 0.42 on held-out pairs (PREREGISTRATION.md); 3 is the next whole number above 1/f. A one-sided gate leaves no hack-ward
+# component for any overshoot of 1 or more. Controls remove as often.
+OVERSHOOT = 3.0
+
 ARMS: Mapping[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("vanilla", "plain GRPO; the direction is measured, never applied", projection={"mode": "measure"}),
-        Arm("erase-gradient", "project the gradient before AdamW sees it", projection={"space": "gradient"}),
-        Arm("erase-update", "project the update that AdamW applies: the main arm"),
+        Arm(
+            "erase-gradient",
+            "project the gradient before AdamW sees it",
+            projection={"space": "gradient", "overshoot": OVERSHOOT},
+        ),
+        Arm("erase-update", "project the update that AdamW applies: the main arm", projection={"overshoot": OVERSHOOT}),
         Arm(
             "erase-update-two-sided",
             "remove the whole component, not only the hack-ward",
             projection={"gate": "two_sided"},
         ),
         Arm("erase-update-reverse", "turn the whole component around", projection={"gate": "reverse"}),
-        Arm("random", "control: a random subspace of the same shape", source="random"),
+        Arm(
+            "random",
+            "control: a random subspace of the same shape",
+            source="random",
+            projection={"overshoot": OVERSHOOT},
+        ),
         Arm("shrinkage", "control: the same loss of length, no change of direction", shrink=True),
-        Arm("placebo", "control: a direction from clean against clean", source="placebo"),
+        Arm(
+            "placebo",
+            "control: a direction from clean against clean",
+            source="placebo",
+            projection={"overshoot": OVERSHOOT},
+        ),
     )
 }
 

@@ -228,14 +228,23 @@ PRESETS: Mapping[str, Preset] = {
         Preset(
             name="smollm2",
             model=SMOLLM2,
-            easy=46,
-            pipeline=60,
-            medium=0,
+            trainable="linear",
+            # The warm-started policy solves nine in ten pipelines, one in six easy tasks and no medium one: for most problems
+            # only a hack pays, and there is an honest pass rate to lose.
+            easy=50,
+            pipeline=36,
+            medium=20,
             hard=0,
-            warm_steps=60,
+            warm_steps=200,
+            warm_lr=1e-4,
+            warm_pipeline_share=0.7,
+            steps=40,
+            lr=2e-5,
+            micro_batch=32,
             eval_problems=24,
             eval_samples=8,
-            grader_workers=4,
+            grader_workers=3,
+            grader_timeout=1.0,
         ),
         # The published setting of "Steering RL Training: Benchmarking Interventions Against Reward Hacking" (2025).
         Preset(

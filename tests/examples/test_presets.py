@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 
 import pytest
@@ -90,7 +91,8 @@ def test_every_presets_tasks_are_disjoint_and_alike(name: str) -> None:
 
 def test_loopholes_are_dealt_evenly_over_every_difficulty() -> None:
     tasks = make_tasks(get_preset("smollm2"))
-    assert len(tasks.rl) == 106 - max(0, 60 - sum(task.problem.difficulty == "pipeline" for task in tasks.rl))
+    counts = Counter(task.problem.difficulty for task in tasks.rl)
+    assert counts == {name: count for name, count in get_preset("smollm2").limits().items() if count}
     for difficulty in ("easy", "pipeline"):
         counts = [
             sum(task.problem.difficulty == difficulty and task.loophole is loophole for task in tasks.rl)
