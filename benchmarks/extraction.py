@@ -1,0 +1,253 @@
+"""`HackDirection.fit` against one backward for every completion: seconds, peak memory, and whether both find the same.
+
+Run it as `python benchmarks/extraction.py [--device cpu|cuda] [--pairs 64] [--batch-size 8] [--out FILE]`. The peer is the
+same fit, with every gradient from a forward and a backward of one completion (`benchmarks/parts/loop.py`): the linear
+algebra on both sides is the same, the way to the gradients is not. Equality is measured on the fast fit's charts.
+Memory is compared with one ordinary training pass (forward, backward, gradients of the covered weights) over the
+completions of one batch. The last table is a plan for a model of four billion parameters, in bytes on paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/extraction.py` finds the parts
+
+from benchmarks.parts.loop import visit_by_loop
+from benchmarks.parts.memory import held_bytes, peak_bytes
+from benchmarks.parts.plan import plan, qwen3_4b
+from benchmarks.parts.policies import FAMILIES, facts, load_family, make_pairs
+from svdproj import HackDirection
+from svdproj.batches import Sample, pair_sample, separate_rows
+from svdproj.capture import undisturbed, visit_gradients
+from svdproj.differences import Differences
+from svdproj.likelihood import token_nll
+from svdproj.targets import Target, named_targets, select_targets
+from svdproj.tokens import encode_pair
+
+TARGETS = {"speed": {"cuda": 10.0, "cpu": 1.3}, "memory": 1.5, "equality": 1e-4}
+# Stages of a fit, by the names that it looks them up by; the passes are inside two of them.
+_STAGES = ("can_share_prompts", "_gradient_charts", "_coordinates", "_rows", "_report", "tensors_hash")
+_PASSES = "visit_gradients"
+_spent: dict[str, float] = defaultdict(float)
+
+
+def seconds(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """How long a piece of work takes, and its result."""
+    _wait(device)
+    start = time.perf_counter()
+    result = work()
+    _wait(device)
+    return time.perf_counter() - start, result
+
+
+def fit(model: nn.Module, tokenizer: Any, pairs: list[Any], options: argparse.Namespace, loop: bool) -> HackDirection:
+    """The same fit, with gradients from batches or from the loop."""
+    way = visit_by_loop if loop else visit_gradients
+    with patch("svdproj.fit.visit_gradients", _timed(_PASSES, way, options.device)):
+        return HackDirection.fit(
+            model, tokenizer, pairs, targets=options.targets, batch_size=options.batch_size, progress=False
+        )
+
+
+@contextmanager
+def stages(device: str) -> Iterator[dict[str, float]]:
+    """Seconds in the stages of a fit while the block runs; each includes those inside it."""
+    import svdproj.fit
+
+    _spent.clear()
+    with ExitStack() as stack:
+        for name in _STAGES:
+            timed = _timed(name, getattr(svdproj.fit, name), device)
+            stack.enter_context(patch(f"svdproj.fit.{name}", timed))
+        yield _spent
+
+
+def _timed(name: str, function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        took, result = seconds(lambda: function(*args, **kwargs), device)
+        _spent[name] += took
+        return result
+
+    return call
+
+
+def largest_difference(
+    model: nn.Module, samples: Sequence[Sample], direction: HackDirection, batch_size: int, device: str
+) -> dict[str, float]:
+    """Coordinates and norms from both ways on the direction's charts: the largest relative differences.
+
+    Of a pair's coordinates for one parameter, `‖fast - loop‖ / ‖loop‖`; over all parameters and pairs.
+    """
+    targets = named_targets(model, direction.subspaces)
+    charts = {name: s.to(device, torch.float32).chart for name, s in direction.subspaces.items()}
+
+    def coordinates(way: Callable[..., None]) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+        found = {}
+
+        def visit(name: str, indices: Sequence[int], gradients: Differences) -> None:
+            squares, encoded = gradients.squared_norms().cpu(), gradients.encode(charts[name]).cpu()
+            for place, i in enumerate(indices):
+                found[name, i] = (encoded[place], squares[place])
+
+        way(model, targets, samples, visit, batch_size=batch_size)
+        return found
+
+    fast, loop = coordinates(visit_gradients), coordinates(visit_by_loop)
+    encoded = [float((fast[key][0] - c).norm() / c.norm()) for key, (c, _) in loop.items()]
+    norms = [abs(float(fast[key][1].sqrt() / s.sqrt()) - 1) for key, (_, s) in loop.items()]
+    return {"coordinates": max(encoded), "norms": max(norms)}
+
+
+def training_pass(model: nn.Module, targets: Sequence[Target], samples: Sequence[Sample]) -> None:
+    """One forward and one backward over the completions of a batch, with gradients of the covered weights."""
+    with undisturbed(model):
+        for target in targets:
+            target.parameter.requires_grad_(True)
+        batch = separate_rows(samples, targets[0].parameter.device)
+        with torch.enable_grad():
+            (token_nll(model, batch) * batch.weights).sum().backward()
+        for target in targets:
+            target.parameter.grad = None
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one run."""
+    device = options.device
+    model, tokenizer = load_family(options.model, device, getattr(torch, options.dtype))
+    if options.layers:
+        options.targets = [f"model.layers.{i}.*_proj.weight" for i in range(options.layers)]
+    pairs = make_pairs(options.pairs)
+    encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+    samples = sorted((pair_sample(pair, "mean") for pair in encoded), key=lambda sample: -sample.longest)
+    targets = select_targets(model, options.targets)
+    print(f"{len(pairs)} pairs, {len(targets)} weights of {options.model}, {options.dtype} on {device}", flush=True)
+
+    # The longest batch decides the peak; the first pass over it also warms up what is lazily set up.
+    training_pass(model, targets, samples[: options.batch_size])
+    before = held_bytes(device)
+    one_pass = peak_bytes(lambda: training_pass(model, targets, samples[: options.batch_size]), device)
+    fast_peak = peak_bytes(lambda: fit(model, tokenizer, pairs, options, loop=False), device)
+
+    times: dict[str, list[float]] = {"fit": [], "loop": []}
+    for _ in range(options.repeat):  # in turn, so that a busy moment of the machine meets both
+        with stages(device) as spent:
+            took, direction = seconds(lambda: fit(model, tokenizer, pairs, options, loop=False), device)
+            fast = dict(spent)
+        times["fit"].append(took)
+        with stages(device) as spent:
+            took, from_loop = seconds(lambda: fit(model, tokenizer, pairs, options, loop=True), device)
+            looped = dict(spent)
+        times["loop"].append(took)
+        print(f"  fit {times['fit'][-1]:.2f} s, loop {times['loop'][-1]:.2f} s", flush=True)
+    equality = largest_difference(model, samples[: options.equal_pairs], direction, options.batch_size, device)
+    overlaps = direction.overlap(from_loop)
+    target = TARGETS["speed"][device.split(":")[0]]  # type: ignore[index]
+    result: dict[str, Any] = {
+        "pairs": len(pairs),
+        "seconds": times,
+        "speedup": min(times["loop"]) / min(times["fit"]),
+        "speedup_of_passes": looped[_PASSES] / fast[_PASSES],
+        "speedup_target": target,
+        "stages": {"fit": fast, "loop": looped},
+        "equality": {"pairs": options.equal_pairs, "largest_relative_difference": equality, "target": 1e-4},
+        "overlap_of_directions": {"mean": sum(overlaps.values()) / len(overlaps), "min": min(overlaps.values())},
+        "covered_parameters": sum(t.parameter.numel() for t in targets),
+        "tokens": {
+            "prompt": sum(pair[0].prompt_length for pair in encoded),
+            "completions": sum(side.completion_length for pair in encoded for side in pair),
+        },
+    }
+    if one_pass is not None and fast_peak is not None:
+        result["memory"] = {
+            "held_before": before,
+            "training_pass_peak": one_pass,
+            "fit_peak": fast_peak,
+            "ratio": fast_peak / one_pass,
+            "ratio_beyond_the_model": (fast_peak - before) / (one_pass - before),
+            "target": TARGETS["memory"],
+        }
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and write the figures where asked."""
+    parser = argparse.ArgumentParser(description="Extraction against a loop of backwards.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", default="smollm2", choices=FAMILIES)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs to a batch of the fit")
+    parser.add_argument("--equal-pairs", type=int, default=4, help="pairs that equality is measured on")
+    parser.add_argument("--layers", type=int, default=0, help="cover only so many of the model's first layers")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
+    parser.add_argument("--plan-tokens", type=int, default=1024, help="length of a row in the plan for 4B")
+    parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
+    options = parser.parse_args(arguments)
+    options.targets = "all-linear"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message="hack completions are")  # mechanism pairs are longer by nature
+
+    result = measure(options)
+    shapes = {"pairs": 64, "batch_size": 8, "tokens": options.plan_tokens, "predicted": options.plan_tokens // 2}
+    result["plan_qwen3_4b"] = shapes | plan(qwen3_4b(), **shapes, rank=64, k=24)
+    _show(result)
+    if options.out:
+        config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        draft = options.out.with_suffix(".tmp")
+        draft.write_text(json.dumps({"config": config, **facts(options.device), **result}, indent=1) + "\n")
+        draft.replace(options.out)
+
+
+def _show(result: dict[str, Any]) -> None:
+    def line(name: str, *cells: str) -> None:
+        print(f"{name:<34}" + "".join(f"{cell:>14}" for cell in cells))
+
+    line("", "fit", "peer", "ratio", "target")
+    fast, loop = (min(result["seconds"][name]) for name in ("fit", "loop"))
+    line(
+        "seconds, against the loop",
+        f"{fast:.2f}",
+        f"{loop:.2f}",
+        f"{result['speedup']:.2f}",
+        f">= {result['speedup_target']}",
+    )
+    for stage in (*_STAGES, _PASSES):
+        a, b = (result["stages"][name].get(stage, 0.0) for name in ("fit", "loop"))
+        line(f"  {stage}", f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}" if a else "", "")
+    if memory := result.get("memory"):
+        peaks = [f"{memory[name] / 2**20:.0f} MiB" for name in ("fit_peak", "training_pass_peak")]
+        line("peak memory, against one pass", *peaks, f"{memory['ratio']:.2f}", f"<= {memory['target']}")
+    for what, value in result["equality"]["largest_relative_difference"].items():
+        line(f"largest difference of {what}", f"{value:.1e}", "", "", "<= 1e-04")
+    overlap = result["overlap_of_directions"]
+    line("overlap of the two directions", f"{overlap['mean']:.6f}", "", "", f"min {overlap['min']:.4f}")
+    print("plan for Qwen3-4B in bfloat16, GiB:")
+    for name, value in result["plan_qwen3_4b"].items():
+        if isinstance(value, int) and value > 2**20:
+            print(f"  {name:<32}{value / 2**30:>10.2f}")
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
