@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from examples.leetcode_grpo.decoding import FixedDecoder
+from svdproj.names import canonical_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,16 +51,14 @@ class Sampler:
         self.temperature = temperature
         self.batch_size = batch_size
         self.end_ids = torch.tensor(_end_ids(model, tokenizer), device=model.device)
-        # An adapter is decoded with as it is: a copy would need the same adapter around it.
-        copied = model.device.type != "cpu" and not hasattr(model, "peft_config")
+        copied = model.device.type != "cpu" and can_merge(model)
         self._decoder: PreTrainedModel = _bfloat16_copy(model) if copied else model
         self._fixed: FixedDecoder | None = self._fixed_decoder() if copied else None
 
     def refresh(self) -> None:
         """Take over the policy's present weights; call it after every change to them."""
         if self._decoder is not self.policy:
-            with torch.no_grad():
-                torch._foreach_copy_(list(self._decoder.parameters()), list(self.policy.parameters()))
+            _take_over(self._decoder, self.policy)
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of chat messages, up to where the assistant's answer begins."""
@@ -159,10 +158,49 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def _bfloat16_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same configuration; made anew, since trainers patch `forward` of the one that they are given."""
-    copy = type(model)._from_config(model.config, dtype=torch.bfloat16).to(model.device).eval().requires_grad_(False)
-    copy.load_state_dict(model.state_dict())
+    """A model of the same configuration, adapters merged; made anew, since trainers patch `forward` of the one that they are given."""
+    base = _base_model(model)
+    copy: PreTrainedModel = type(base)._from_config(base.config, dtype=torch.bfloat16)
+    copy.to(model.device).eval().requires_grad_(False)
+    _take_over(copy, model)
     return copy
+
+
+@torch.no_grad()
+def _take_over(copy: PreTrainedModel, model: PreTrainedModel) -> None:
+    weights = effective_weights(model)
+    names, parameters = zip(*copy.named_parameters(), strict=True)
+    torch._foreach_copy_(list(parameters), [weights[name] for name in names])
+
+
+def _base_model(model: PreTrainedModel) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _adapted_layers(model: PreTrainedModel) -> dict[str, Any]:
+    """Layers with an adapter, by the name that the layer has without one."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    modules = _base_model(model).named_modules()
+    return {canonical_name(name): module for name, module in modules if isinstance(module, BaseTunerLayer)}
+
+
+def can_merge(model: PreTrainedModel) -> bool:
+    """Whether every adapter of the model is a change of weights, so that a plain model can stand for it."""
+    return all(hasattr(layer, "get_delta_weight") for layer in _adapted_layers(model).values())
+
+
+@torch.no_grad()
+def effective_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights that the model computes with, by the names of the model without its adapter: the active adapters' changes are added."""
+    weights: dict[str, Tensor] = {canonical_name(name): p for name, p in _base_model(model).named_parameters()}
+    for name, layer in _adapted_layers(model).items():
+        if not layer.merged and not layer.disable_adapters:
+            for adapter in layer.active_adapters:
+                weights[f"{name}.weight"] = weights[f"{name}.weight"] + layer.get_delta_weight(adapter)
+    return weights
 
 
 def _batches(order: Sequence[int], copies: Sequence[int], size: int) -> list[list[tuple[int, int]]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 
 from examples.leetcode_grpo.generation import Sampler, _bfloat16_copy
 from examples.leetcode_grpo.problems import load_problems
 from examples.leetcode_grpo.tiny_model import tiny_model
+from examples.leetcode_grpo.trainer import known_warnings
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["shrinking", "fixed shapes"])
@@ -105,3 +107,21 @@ def test_a_policy_that_recomputes_its_activations_can_be_sampled_and_trains_on()
     model.train()
     assert Sampler(model, tokenizer, max_new_tokens=4, temperature=0).sample([[5, 6, 7]], [1]) == expected
     assert model.training
+
+
+def test_an_adapters_change_is_part_of_what_a_gpu_decodes_with() -> None:
+    model, _ = tiny_model()
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    with known_warnings():
+        adapted = peft.get_peft_model(model, config)
+    copy = _bfloat16_copy(adapted)
+    with known_warnings():
+        merged = adapted.merge_and_unload()
+    plain, _ = tiny_model()
+    moved = 0
+    for (name, copied), parameter, before in zip(
+        copy.named_parameters(), merged.parameters(), plain.parameters(), strict=True
+    ):
+        assert torch.equal(copied, parameter.bfloat16()), name
+        moved += not torch.equal(parameter, before)
+    assert moved == 7 * merged.config.num_hidden_layers
