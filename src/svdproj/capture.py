@@ -87,7 +87,11 @@ def _visit_layers(
         outer, inner = (t[0] if len(t) == 1 else torch.cat(t, dim=1) for t in zip(*parts, strict=True))
         if target.transposed:
             outer, inner = inner, outer
-        visit(target.name, indices, FactoredDifferences(outer, inner))
+        factored = FactoredDifferences(outer, inner)
+        if target.chart is None:
+            visit(target.name, indices, factored)
+        else:
+            visit(target.name, indices, ExplicitDifferences(factored.encode(target.chart)))
 
     with ExitStack() as stack:
         for target in targets:

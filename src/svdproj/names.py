@@ -7,6 +7,9 @@ _PREFIXES = ("module.", "base_model.model.")
 # Segments that wrappers insert anywhere (torch.compile, FSDP1, activation checkpointing; PEFT's wrapped layers).
 _SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 
+# The segment that names a quarantine of the SVD adapter.
+QUARANTINE = "svdscale_quarantine"
+
 
 def canonical_name(name: str) -> str:
     """The parameter's name as the bare model has it.

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(total: int, wanted: bool, description: str = "extracting") -> Iterator[Callable[[int], None]]:
-    """A bar over pairs by `tqdm` if it is installed; yields what to call with the number of pairs done."""
+def progress_bar(
+    total: int, wanted: bool, description: str = "extracting", unit: str = "pair"
+) -> Iterator[Callable[[int], None]]:
+    """A bar by `tqdm` if it is installed; yields what to call with the number of units done."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
@@ -16,5 +18,5 @@ def progress_bar(total: int, wanted: bool, description: str = "extracting") -> I
     if not wanted:
         yield lambda count: None
         return
-    with tqdm(total=total, desc=description, unit="pair") as bar:
+    with tqdm(total=total, desc=description, unit=unit) as bar:
         yield bar.update

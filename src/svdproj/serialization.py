@@ -26,7 +26,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 5e-2, to
 
 
 def write_direction(path: Path, subspaces: Mapping[str, Subspace], metadata: DirectionMetadata) -> None:
-    """Write to a temporary name beside `path` and rename, so that the file is there whole or not at all."""
+    """Write a direction whole or not at all."""
     tensors: dict[str, Tensor] = {}
     charts: dict[str, dict[str, Any]] = {}
     for name, subspace in subspaces.items():
@@ -34,10 +34,15 @@ def write_direction(path: Path, subspaces: Mapping[str, Subspace], metadata: Dir
         parts = {"rows": subspace.rows, "singular_values": subspace.singular_values, **subspace.chart.tensors}
         tensors |= {f"{name}{_SEPARATOR}{part}": tensor.contiguous().cpu() for part, tensor in parts.items()}
     header = {"format_version": FORMAT_VERSION, "metadata": metadata.to_json(), "charts": charts}
+    save_atomically(path, tensors, {_HEADER: json.dumps(header)})
+
+
+def save_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file to a temporary name beside `path` and rename it, so that it is there whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     os.close(handle)
     try:
-        save_file(tensors, temporary, metadata={_HEADER: json.dumps(header)})
+        save_file(tensors, temporary, metadata=metadata)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

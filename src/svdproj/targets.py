@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from svdproj.names import canonical_name
+from svdproj.charts import Chart
+from svdproj.names import QUARANTINE, canonical_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +22,14 @@ class Target:
         parameter: the parameter itself.
         modules: the linear layers that use it as their weight; empty for any other parameter.
         transposed: the weight is stored `in out`, as in transformers' `Conv1D`.
+        chart: the parameter is not the layer's weight; its gradient is that of the weight in this chart.
     """
 
     name: str
     parameter: nn.Parameter
     modules: tuple[nn.Module, ...] = ()
     transposed: bool = False
+    chart: Chart | None = None
 
 
 def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Target]:
@@ -48,7 +51,8 @@ def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Targe
         excluded = _output_head(model) | {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         names = [name for name, p in parameters.items() if id(p) in linear and id(p) not in excluded]
     elif targets == "trainable":
-        names = [name for name, p in parameters.items() if p.requires_grad]
+        # No gradient reaches a quarantine.
+        names = [name for name, p in parameters.items() if p.requires_grad and QUARANTINE not in name.split(".")]
     else:
         patterns = [targets] if isinstance(targets, str) else list(targets)
         names = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in patterns)]
@@ -64,11 +68,16 @@ def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Targe
 def named_targets(model: nn.Module, names: Iterable[str]) -> list[Target]:
     """The parameters with these canonical names; names that the model lacks are passed over."""
     linear = _linear_weights(model)
+    charted = _charted(model)
     used_elsewhere = _used_elsewhere(model)
     parameters = {canonical_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
     selected = []
     for name in names:
         if name not in parameters:
+            continue
+        if id(parameters[name]) in charted:
+            layer, chart = charted[id(parameters[name])]
+            selected.append(Target(name, parameters[name], (layer,), chart=chart))
             continue
         # A weight that some other layer uses too (a tied embedding) has gradients that the linear layers do not see.
         modules = () if id(parameters[name]) in used_elsewhere else tuple(linear.get(id(parameters[name]), ()))
@@ -85,6 +94,17 @@ def _linear_weights(model: nn.Module) -> dict[int, list[nn.Module]]:
             weight = module.weight
             if isinstance(weight, nn.Parameter):
                 found[id(weight)].append(module)
+    return found
+
+
+def _charted(model: nn.Module) -> dict[int, tuple[nn.Module, Chart]]:
+    """Parameters whose gradient is their layer's weight gradient in a chart, by identity: what layers with a method
+    `gradient_charts` (the SVD adapter's) say of theirs.
+    """
+    found: dict[int, tuple[nn.Module, Chart]] = {}
+    for module in model.modules():
+        if callable(charts := getattr(module, "gradient_charts", None)):
+            found |= {id(parameter): (module, chart) for parameter, chart in charts().items()}
     return found
 
 
