@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import textwrap
 import warnings
 
@@ -10,8 +11,12 @@ MAX_SOURCE = 200_000
 """Characters. A response that is longer is not parsed: parsing hostile text costs memory many times its length."""
 
 
+@functools.lru_cache(maxsize=1)  # a verdict asks twice in a row; hostile trees are too large to keep more
 def parse(code: str) -> ast.Module | None:
-    """The syntax tree, or None for what is not Python, nests too deeply, or is longer than `MAX_SOURCE`."""
+    """The syntax tree, or None for what is not Python, nests too deeply, or is longer than `MAX_SOURCE`.
+
+    The tree is for reading: it may be handed out again.
+    """
     if len(code) > MAX_SOURCE:
         return None
     try:

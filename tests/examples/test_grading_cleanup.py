@@ -16,7 +16,7 @@ import pytest
 
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
-from tests.examples.grading_helpers import ADD_ONE, RIGHT, WRONG, answering
+from tests.examples.grading_helpers import ADD_ONE, POOR_KERNEL, RIGHT, WRONG, answering
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -206,10 +206,17 @@ def test_an_interrupted_batch_does_not_spoil_the_next(clean: Path) -> None:
         assert [grade.passed_strict for grade in grades] == [True, False] * 2
 
 
-def run_script(text: str) -> subprocess.CompletedProcess[str]:
+def run_script(text: str, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
     code = "from examples.leetcode_grpo.grading import Grader\nfrom tests.examples.grading_helpers import *\n" + text
+    environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -217,18 +224,22 @@ def run_script(text: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "end", ["", "import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
 )
-def test_workers_end_with_the_program_that_forgot_them(end: str) -> None:
+@pytest.mark.parametrize("kernel", ["as it is", "poor"])
+def test_workers_end_with_the_program_that_forgot_them(end: str, kernel: str, tmp_path: Path) -> None:
+    """However it ends, nobody is left to wait for: the workers leave, and take their folders with them."""
     done = run_script(
-        "grader = Grader()\ngrader.grade([(RIGHT, ADD_ONE, None)])\n"
-        "print(*[w._process.pid for w in grader._pool._workers], flush=True)\n" + end
+        (POOR_KERNEL if kernel == "poor" else "") + "grader = Grader()\ngrader.grade([(RIGHT, ADD_ONE, None)])\n"
+        "print(*[w._process.pid for w in grader._pool._workers], flush=True)\n" + end,
+        tmp_path,
     )
     assert done.stderr == ""
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert list(tmp_path.iterdir()) == []
 
 
 @LINUX

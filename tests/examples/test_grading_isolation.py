@@ -5,25 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from examples.leetcode_grpo.grading import Grader
-from tests.examples.grading_helpers import ADD_ONE, answering
+from tests.examples.grading_helpers import ADD_ONE, NO_PRIVILEGES, POOR_KERNEL, answering
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-# Takes away the system calls that make namespaces (and, by argument, Landlock too), as a strict container would.
-POOR_KERNEL = """
-import sys
-from examples.leetcode_grpo.grading.sandbox import landlock, libc, seccomp
-libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-gone = {"unshare": (272, 97), "mount": (165, 40), "pidfd_open": (434, 434)}
-gone |= {"landlock_create_ruleset": (444, 444)} if "landlock" in sys.argv else {}
-seccomp.install(seccomp.assemble([numbers[seccomp.column()] for numbers in gone.values()]))
-"""
+NOBODY = 12_345
 
 
 @pytest.fixture(scope="module")
@@ -94,33 +86,147 @@ def test_limits_are_in_force(grader: Grader) -> None:
     assert answers(grader, "all(hard != r.RLIM_INFINITY and soft == hard for soft, hard in limits)", before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="takes system calls away, as Linux can")
-@pytest.mark.parametrize("missing", ["namespaces", pytest.param("landlock", marks=pytest.mark.slow)])
-def test_attacks_fail_without_namespaces_too(missing: str) -> None:
-    """The grades do not lean on the walls: with limits, another user where possible, and killing, they stay right."""
-    names = [
-        "forged results", "object equal to all", "os._exit", "endless loop", "sleeps", "stops itself", "daemon", "many files",
-        "deep folders", "locked folder", "memory bomb", "fork bomb", "loops in a thread", "kills its group", "huge output",
-    ]  # fmt: skip
-    script = POOR_KERNEL + (
-        "from tests.examples.test_grading_attacks import *\n"
-        f"names = {names!r}\n"
-        "with Grader(workers=2, timeout=0.5) as grader:\n"
-        "    assert not grader.isolation & {'pid', 'files', 'net', 'user'}, grader.isolation\n"
-        f"    assert ('landlock' in grader.isolation) <= ({missing!r} != 'landlock')\n"
-        "    codes = [c for name in names for c in (RIGHT + f'# {name}', ATTACKS[name], WRONG + f'# {name}')]\n"
-        "    grades = grader.grade([(code, ADD_ONE, None) for code in codes])\n"
-        "    print([g.passed_strict for g in grades] == [True, False, False] * len(names))\n"
-    )
+def test_no_memory_outside_of_the_limits(grader: Grader) -> None:
+    """Memory files and shared segments would not count as address space."""
+    needs(grader, "seccomp")
+    for call in ("os.memfd_create('x')", "ctypes.CDLL(None, use_errno=True).shmget(0, 4096, 0o1600)"):
+        before = f"import ctypes, os\ntry: made = {call} >= 0\nexcept OSError: made = False\n"
+        assert answers(grader, "not made", before)
+
+
+def test_a_submission_cannot_outlive_its_worker(grader: Grader) -> None:
+    """The kernel kills it when its worker dies, and it may not ask the kernel to forget that."""
+    needs(grader, "seccomp")
+    before = "import ctypes\nlibc = ctypes.CDLL(None)\nsignal = ctypes.c_int()\n"
+    before += "refused = libc.prctl(1, 0, 0, 0, 0) == -1\nlibc.prctl(2, ctypes.byref(signal), 0, 0, 0)\n"
+    assert answers(grader, "refused and signal.value == 9", before)
+
+
+# Attacks on the walls, rather than on the comparison.
+ATTACKS_ON_WALLS = [
+    "forged results", "object equal to all", "os._exit", "endless loop", "sleeps", "stops itself", "daemon", "many files",
+    "deep folders", "locked folder", "memory bomb", "fork bomb", "loops in a thread", "kills its group", "huge output",
+]  # fmt: skip
+UNDER_ATTACK = (
+    "import sys\n"
+    "from examples.leetcode_grpo.loopholes import Loophole\n"
+    "from tests.examples.test_grading_attacks import *\n"
+    f"names = {ATTACKS_ON_WALLS!r}\n"
+    "with Grader(workers=2, timeout=0.5) as grader:\n"
+    "    codes = [c for name in names for c in (RIGHT + f'# {name}', ATTACKS[name], WRONG + f'# {name}')]\n"
+    "    grades = grader.grade([(code, ADD_ONE, None) for code in codes])\n"
+    "    assert [g.passed_strict for g in grades] == [True, False, False] * len(names), grades\n"
+    "    hacks = [(hole.exemplify(WRONG, 'f'), ADD_ONE, hole) for hole in Loophole]\n"
+    "    assert all(grade.exploited for grade in grader.grade(hacks))\n"
+    "    print(*sorted(grader.isolation))\n"
+)
+
+
+def run_apart(script: str, *arguments: str, user: int | None = None, temporary: Path | None = None) -> set[str]:
+    """Run a script in an interpreter of its own, and return the words that it printed."""
+    environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
     done = subprocess.run(
-        [sys.executable, "-c", script, missing],
+        [sys.executable, "-B", "-c", script, *arguments],
         cwd=REPOSITORY,
+        env=environment,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    return set(done.stdout.split())
+
+
+AS_ROOT = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes privileges away, which root alone has"
+)
+SITUATIONS = {
+    "no namespaces": ("", POOR_KERNEL),
+    "no namespaces, no Landlock": ("landlock", POOR_KERNEL),
+    "no privileges": ("", NO_PRIVILEGES),
+    "no privileges, no namespaces": ("", NO_PRIVILEGES + POOR_KERNEL),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes system calls away, as Linux can")
+@pytest.mark.parametrize(
+    "situation",
+    [
+        "no namespaces",
+        pytest.param("no namespaces, no Landlock", marks=pytest.mark.slow),
+        pytest.param("no privileges", marks=[AS_ROOT, pytest.mark.slow]),
+        pytest.param("no privileges, no namespaces", marks=[AS_ROOT, pytest.mark.slow]),
+    ],
+)
+def test_attacks_fail_with_fewer_walls_too(situation: str, tmp_path: Path) -> None:
+    """The grades do not lean on the walls: with limits, another user where possible, and killing, they stay right.
+
+    Temporary files lie below a folder that the submission's user may not enter.
+    """
+    argument, before = SITUATIONS[situation]
+    tmp_path.chmod(0o700)
+    layers = run_apart(before + UNDER_ATTACK, argument, temporary=tmp_path)
+    if "no namespaces" in situation:
+        assert not layers & {"pid", "files", "net", "user"}
+    if "no privileges" in situation:
+        assert "other-user" not in layers
+    if "no Landlock" in situation:
+        assert "landlock" not in layers
+    assert list(tmp_path.iterdir()) == []
+
+
+@AS_ROOT
+@pytest.mark.slow
+def test_attacks_fail_for_an_ordinary_user(tmp_path: Path) -> None:
+    look = [sys.executable, "-c", "import pytest, tests, examples"]
+    try:
+        allowed = subprocess.run(look, cwd=REPOSITORY, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True)
+    except OSError:
+        allowed = None
+    if allowed is None or allowed.returncode != 0:
+        pytest.skip("the interpreter or the repository lies where ordinary users may not look")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to others
+        os.chown(folder, NOBODY, NOBODY)
+        layers = run_apart(UNDER_ATTACK, user=NOBODY, temporary=Path(folder))
+        assert os.listdir(folder) == []
+    assert "other-user" not in layers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_program_that_wants_to_run_is_not_idle() -> None:
+    """On a host that gives a machine's cores to others, time passes that is neither used nor spent in the queue."""
+    script = (
+        "import os, sys, time\n"
+        "from examples.leetcode_grpo.grading.sandbox import watch\n"
+        "proc, (mine, theirs) = os.open('/proc', os.O_RDONLY), os.pipe()\n"
+        "watch._cpu_seconds = lambda pid: 0.01\n"
+        "watch._family_cpu_seconds = lambda proc: 0.0\n"
+        "watch._queued_seconds = lambda proc, name: 0.0\n"
+        "for wait in ('while time.monotonic() < end: pass', 'time.sleep(1.0)'):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        end = time.monotonic() + 1.0\n"
+        "        exec(wait)\n"
+        "        os._exit(0)\n"
+        "    child = watch.Child(pid)\n"
+        "    print(watch.wait(child, 0.2, proc, mine))\n"
+        "    watch.end(child, False, proc)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["itself", "idle"], "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the queue for a core is counted on Linux")
+def test_waiting_for_a_core_is_not_counted() -> None:
+    """Eight programs at once, each of which needs most of its time, on however few cores."""
+    code = "import time\nwhile time.process_time() < {}: pass\nclass Solution:\n    def f(self, x): return x + 1\n"
+    with Grader(workers=8, timeout=0.6) as grader:
+        grades = grader.grade([(code.format(0.4 + n / 1000), ADD_ONE, None) for n in range(8)])
+    assert [grade.error for grade in grades] == [None] * 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -51,6 +51,13 @@ def limit(cpu: float, memory: int) -> None:
     sys.setrecursionlimit(RECURSION)
 
 
+def become(user: int) -> None:
+    """Take on another user's id, for good."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
 def drop(owner: int | None, box: str, level: int, alone: bool) -> None:
     """Give up all privileges for good.
 
@@ -65,9 +72,7 @@ def drop(owner: int | None, box: str, level: int, alone: bool) -> None:
     if libc.LINUX:
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     if owner is not None:
-        os.setgroups([])
-        os.setresgid(owner, owner, owner)
-        os.setresuid(owner, owner, owner)
+        become(owner)
     if not libc.LINUX:
         return
     # After the change of user, which clears it.
@@ -75,5 +80,6 @@ def drop(owner: int | None, box: str, level: int, alone: bool) -> None:
     if os.geteuid() == 0 or owner is None:
         libc.drop_capabilities()
     if level:
-        landlock.restrict([*readable_paths(), "/dev/urandom"], [box, "/dev/null"], level)
+        # "." is the box, by a name that works where another user may not pass the folders above it.
+        landlock.restrict([*readable_paths(), "/dev/urandom"], [".", "/dev/null"], level)
     seccomp.restrict(may_signal=alone)

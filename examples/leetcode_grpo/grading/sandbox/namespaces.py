@@ -35,17 +35,29 @@ def _shared_interpreter() -> list[str]:
     return [os.path.join(folder, name)] if folder and name and str(name).endswith(".so") else []
 
 
-def enter() -> set[str]:
+def enter(clean_up: Callable[[], None]) -> set[str]:
     """Move this process into new namespaces, as many as are granted: of `user`, `net`, `ipc`, `uts`, `pid`, `files`.
 
-    With `pid`, the calling process stays behind as a mere waiter, and its child returns from here as the first process
+    The calling process stays behind as a mere waiter, and its child returns from here; with `pid`, as the first process
     of the new namespace: whatever it starts dies with it.
+
+    Args:
+        clean_up: what the waiter does when the child has ended, in the file system of before.
     """
     if not libc.LINUX:
         return set()
+    layers = _enter_all_but_files(clean_up)
+    if in_trial(_own_files):
+        _own_files()
+        layers.add("files")
+    return layers
+
+
+def _enter_all_but_files(clean_up: Callable[[], None]) -> set[str]:
     layers: set[str] = set()
     if os.geteuid() != 0 or not _try(libc.unshare, libc.CLONE_NEWUTS):
-        if not _in_trial(_own_user_namespace):
+        if not in_trial(_own_user_namespace):
+            _leave_a_waiter(clean_up)
             return layers
         _own_user_namespace()
         layers.add("user")
@@ -53,11 +65,8 @@ def enter() -> set[str]:
         if _try(libc.unshare, flag):
             layers.add(name)
     if _try(libc.unshare, libc.CLONE_NEWPID):
-        _become_first_process()
         layers.add("pid")
-    if _in_trial(_own_files):
-        _own_files()
-        layers.add("files")
+    _leave_a_waiter(clean_up)
     return layers
 
 
@@ -69,7 +78,7 @@ def _try(action: Callable[..., object], *arguments: object) -> bool:
     return True
 
 
-def _in_trial(action: Callable[[], None]) -> bool:
+def in_trial(action: Callable[[], None]) -> bool:
     """Whether an action of several steps succeeds, tried in a fork: half of it could not be undone in this process."""
     child = os.fork()
     if child == 0:
@@ -85,13 +94,15 @@ def _own_user_namespace() -> None:
         Path(f"/proc/self/{name}").write_text(text)
 
 
-def _become_first_process() -> None:
+def _leave_a_waiter(clean_up: Callable[[], None]) -> None:
+    """Go on in a child; the parent waits for its end, cleans up, and ends too, also when the trusted side was killed."""
     child = os.fork()
     if child:
         # Only the child may hold the control socket, or its end would never be noticed.
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(BaseException):
             os.waitpid(child, 0)
+            clean_up()
         os._exit(0)
     libc.prctl(libc.PR_SET_PDEATHSIG, 9)
 

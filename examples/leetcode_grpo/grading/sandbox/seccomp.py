@@ -34,9 +34,11 @@ _DENIED = {
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "personality": (135, 92),
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274), "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmat": (30, 196),
 }  # fmt: skip
 _SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
 _LIMITS = (302, 261)  # prlimit64: harmless with 0, this process, as its first argument
+_PRCTL, _PARENT_DEATH = (157, 167), libc.PR_SET_PDEATHSIG  # a submission dies with its worker; it may not forgo that
 _CLONE, _CLONE_THREAD = (56, 220), 0x00010000  # harmless for a thread; its flags are the first argument
 _CLONE3 = 435  # its flags are out of a filter's sight; where it is unknown, libraries fall back on clone
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -90,6 +92,8 @@ def program(may_signal: bool) -> bytes:
     rules = [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _UNKNOWN)]
     rules += [(_EQUAL, 0, 3, _LIMITS[own]), first_argument, (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _FAIL)]
     # Here the first argument may stand where the number was: the number is loaded again.
+    rules += [(_LOAD, 0, 0, 0), (_EQUAL, 0, 3, _PRCTL[own]), first_argument, (_EQUAL, 0, 1, _PARENT_DEATH)]
+    rules += [(_RETURN, 0, 0, _FAIL)]
     rules += [(_LOAD, 0, 0, 0), (_EQUAL, 0, 3, _CLONE[own]), first_argument, (_HAS_BITS, 1, 0, _CLONE_THREAD)]
     rules += [(_RETURN, 0, 0, _FAIL)]
     return assemble([number for number in denied if number is not None], rules)

@@ -14,6 +14,7 @@ share."""
 
 _BLIND_FACTOR = 4  # the patience with a process that seems idle, where the kernel does not tell idling from queueing
 _POLL = 0.005  # seconds, where there is nothing to wait on
+_PATIENCE = 0.1  # how often to look again at a process that seems idle and is not, as a share of its limit
 
 
 class Child:
@@ -58,8 +59,8 @@ def wait(child: Child, timeout: float, proc: int | None, control: int) -> str:
     """Wait until a child has ended or has used up its time; returns `itself`, `cpu`, `idle`, `wall` or `orphaned`.
 
     Args:
-        timeout: seconds of CPU time, and as many again in which it may sleep. Time spent waiting for a free core is not
-            counted.
+        timeout: seconds of CPU time, and as many again in which it may sleep. Time spent waiting for a free core, or for
+            a host that runs other machines, is not counted.
         proc: a descriptor of `/proc`, if there is one.
         control: the control socket; when its other end closes, nobody waits for the result any more.
     """
@@ -81,11 +82,12 @@ def wait(child: Child, timeout: float, proc: int | None, control: int) -> str:
         idle = wall - cpu - (queued or 0.0)
         if max(cpu, _family_cpu_seconds(proc)) >= timeout:
             return "cpu"
-        if idle >= idle_limit:
-            return "idle"
         if wall >= WALL_FACTOR * timeout:
             return "wall"
-        pause = max(_POLL, min(timeout - cpu, idle_limit - idle))
+        # One that wants to run is not idle: its time went where the kernel does not count it.
+        if idle >= idle_limit and not _wants_to_run(proc, name):
+            return "idle"
+        pause = max(_POLL, min(timeout - cpu, max(idle_limit - idle, _PATIENCE * timeout)))
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -134,6 +136,21 @@ def _queued_seconds(proc: int | None, name: str | None) -> float | None:
         return int(_read(proc, f"{name}/schedstat").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _wants_to_run(proc: int | None, name: str | None) -> bool:
+    """Whether any thread of the process is running or ready to run."""
+    if proc is None or name is None:
+        return False
+    with contextlib.suppress(OSError, IndexError):
+        folder = os.open(f"{name}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            return any(
+                _read(folder, f"{task}/stat").rpartition(")")[2].split()[0] == "R" for task in os.listdir(folder)
+            )
+        finally:
+            os.close(folder)
+    return False
 
 
 def _read(proc: int, path: str) -> str:

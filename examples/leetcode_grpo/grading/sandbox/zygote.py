@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from . import confine, harness, landlock, libc, namespaces, seccomp, watch
-from .box import Box
+from .box import Box, remove_tree
 from .prelude import default_namespace
 
 
@@ -28,12 +28,12 @@ def main(control: socket.socket, base: str) -> None:
     (`watch.wait`), and whether the file that was asked for holds its text.
 
     Args:
-        base: an empty folder for temporary files, used where no file system can be mounted.
+        base: an empty folder for temporary files, used where no file system can be mounted; it is removed in the end.
     """
     namespace = default_namespace()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.isdir("/proc/self") else None
-    owner = _spare_user()
-    layers = namespaces.enter()
+    owner = _spare_user(base)
+    layers = namespaces.enter(lambda: remove_tree(base))
     zygote = _Zygote(control, base, namespace, proc, owner, layers)
     gc.collect()
     gc.freeze()  # what is there now is shared by all children; collecting it would copy it
@@ -156,8 +156,9 @@ def _read_all(fd: int) -> bytes:
     return b"".join(chunks)
 
 
-def _spare_user() -> int | None:
-    """A user id that nobody has, another for each worker, so that process limits count only its own; None unless root."""
+def _spare_user(base: str) -> int | None:
+    """A user id that nobody has, another for each worker, so that process limits count only its own; None without the
+    privilege to become it and to give it a folder."""
     if not libc.LINUX or os.geteuid() != 0:
         return None
     try:
@@ -165,9 +166,17 @@ def _spare_user() -> int | None:
             known = max(int(first) + int(count) for first, _, count in (line.split() for line in lines))
     except (OSError, ValueError):
         known = 65_536
-    if known <= 65_536:
-        return 65_534 if known > 65_534 else None
-    return 100_000 + os.getpid() % (min(known, 2**31) - 100_000) if known > 200_000 else 65_534
+    if known <= 65_534:
+        return None
+    user = 100_000 + os.getpid() % (min(known, 2**31) - 100_000) if known > 200_000 else 65_534
+
+    def become() -> None:
+        box = Box(False, base, user)
+        box.make()
+        box.remove()
+        confine.become(user)
+
+    return user if namespaces.in_trial(become) else None
 
 
 def start() -> None:
