@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from svdproj.charts import Chart
 from svdproj.direction import HackDirection
+from svdproj.metadata import Energy
 from svdproj.nulls import generator_for, random_frames
 from svdproj.optimizer import ProjectedOptimizer
 from svdproj.pairs import ContrastivePair
@@ -53,7 +54,8 @@ def random_direction(direction: HackDirection, seed: int, *, ambient: bool = Fal
         name: replace(subspace, chart=_random_bases(subspace.chart, generator_for(seed, f"{name} bases")))
         for name, subspace in direction.subspaces.items()
     }
-    return HackDirection(subspaces, direction.metadata).random_like(seed)
+    metadata = replace(direction.metadata, control="random rows in random charts")
+    return HackDirection(subspaces, metadata).random_like(seed)
 
 
 def matched_random_direction(
@@ -95,7 +97,8 @@ def matched_random_direction(
             stacklevel=2,
         )
     most = max((subspace.k for subspace in matched.values()), default=0)
-    return HackDirection(matched, replace(direction.metadata, k=most)).random_like(seed)
+    metadata = replace(direction.metadata, k=most, control="random rows in the charts, matched in energy")
+    return HackDirection(matched, metadata).random_like(seed)
 
 
 def placebo_direction(
@@ -113,7 +116,8 @@ def placebo_direction(
     Raises:
         ValueError: as from `placebo_pairs` and `HackDirection.fit`.
     """
-    return HackDirection.fit(model, tokenizer, placebo_pairs(pairs, seed), seed=seed, **options)
+    fitted = HackDirection.fit(model, tokenizer, placebo_pairs(pairs, seed), seed=seed, **options)
+    return replace(fitted, metadata=replace(fitted.metadata, control="clean against clean (placebo)"))
 
 
 def shrinkage(
@@ -157,18 +161,18 @@ def _ratio(direction: HackDirection, name: str, ratio: float | Mapping[str, floa
         found = float(ratio)
     else:
         found = _ratio_of_pairs(direction, name)
-    if not (0 < found < inf and isfinite(found)):
+    if not 0 < found < inf:
         raise ValueError(f"the ratio for {name} must be positive and finite, got {found}")
     return found
 
 
 def _ratio_of_pairs(direction: HackDirection, name: str) -> float:
     """Energy of the pairs in the rows over what as many random rows in the chart would catch."""
-    energy = direction.metadata.energy_by_parameter.get(name)
-    if energy is None:
+    energy = direction.metadata.energy_by_parameter.get(name, Energy())
+    if isnan(energy.rows) and isnan(energy.rows_held_out):
         raise ValueError(
-            f"the direction's metadata have no energies for {name} (it was not fitted by HackDirection.fit or "
-            "from_gradients); give ratio=(cos_in / chart_null_cos)² from the metrics of a run with mode='measure'"
+            f"the direction's metadata do not say what energy its rows catch in {name} (a truncated or random direction "
+            "does not); give ratio=(cos_in / chart_null_cos)² from the metrics of a run with mode='measure'"
         )
     held_out = energy.rows_held_out / energy.chart_held_out if energy.chart_held_out > 0 else float("nan")
     share = held_out if isfinite(held_out) else energy.rows / energy.chart

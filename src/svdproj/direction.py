@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from svdproj.coverage import Coverage, check_fit, coverage_of
 from svdproj.fit import FitOptions, fit_gradients, fit_model
 from svdproj.fitting import drop_noise
-from svdproj.metadata import DirectionMetadata, tensors_hash
+from svdproj.hub import fetch, push
+from svdproj.metadata import DirectionMetadata, prompt_hash, tensors_hash
 from svdproj.nulls import generator_for
 from svdproj.pairs import ContrastivePair, Prompt
+from svdproj.provenance import differing_weights
 from svdproj.scoring import Scores, score_completions
 from svdproj.serialization import read_direction, write_direction
 from svdproj.subspace import Subspace
@@ -139,14 +141,103 @@ class HackDirection:
         write_direction(Path(path), self.subspaces, self.metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> HackDirection:
+    def load(cls, path: str | os.PathLike[str], model: nn.Module | None = None) -> HackDirection:
         """Read a saved direction.
+
+        Args:
+            path: the file.
+            model: what it will be used on, to be warned here if the direction does not belong to these weights; see
+                `check_weights`. Wrapping an optimizer asks only for names and shapes, since weights differ in every run
+                that is resumed.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: no direction, a damaged one, a newer format, or rows that are not orthonormal or not finite.
+            ValueError: no direction, a damaged one, a newer format, rows that are not orthonormal or not finite; a model
+                whose parameters have other names or shapes.
+
+        Warns:
+            UserWarning: the model's weights are others than those that the direction was fitted on.
         """
-        return cls(*read_direction(Path(path)))
+        direction = cls(*read_direction(Path(path)))
+        if model is not None:
+            direction.check_weights(model)
+        return direction
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        commit_message: str = "Upload direction",
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload the direction with a model card to the Hugging Face hub.
+
+        Args:
+            repo_id: `user/name`; made if it does not exist.
+            private: whether a new repository is private; None leaves it to the account's setting.
+            commit_message: of the one commit.
+            token: access token; None takes the one of `hf auth login`.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            ModuleNotFoundError: `huggingface_hub` is not installed.
+            ConnectionError: the hub cannot be reached.
+            PermissionError: the token does not suffice.
+        """
+        return push(self, repo_id, private, commit_message, token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        model: nn.Module | None = None,
+    ) -> HackDirection:
+        """Read a direction from the Hugging Face hub, or from a local folder with a `direction.safetensors` in it.
+
+        Args:
+            repo_id: `user/name`, or a folder.
+            revision: branch, tag or commit.
+            token: access token; None takes the one of `hf auth login`.
+            model: as in `load`.
+
+        Raises:
+            ModuleNotFoundError: `huggingface_hub` is not installed.
+            ConnectionError: the hub cannot be reached, and the file is not in its cache.
+            FileNotFoundError: there is no such repository, revision, or direction in it.
+            ValueError: as from `load`.
+        """
+        return cls.load(fetch(repo_id, revision, token), model)
+
+    def check_weights(self, model: nn.Module) -> tuple[str, ...]:
+        """Which covered weights have other values than those that the direction was fitted on.
+
+        Before training there should be none. After it, and in another precision, they differ as they should.
+
+        Args:
+            model: the model, not yet sharded.
+
+        Returns:
+            Canonical names; none for a direction that was not fitted on a model.
+
+        Raises:
+            ValueError: the model's parameters have other names or shapes, or are sharded.
+
+        Warns:
+            UserWarning: weights differ; the warning says how many, which, and whence the direction comes.
+        """
+        check_fit(self, model.named_parameters(remove_duplicate=False))
+        return differing_weights(self.subspaces, self.metadata, model)
+
+    def held_out(self, pairs: Sequence[ContrastivePair]) -> list[ContrastivePair]:
+        """Those of the pairs whose prompts the direction was not fitted on: what `validate` should be given."""
+        fitted = set(self.metadata.fitted_prompts)
+        return [pair for pair in pairs if prompt_hash(pair.prompt) not in fitted]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -158,7 +249,7 @@ class HackDirection:
         )
 
     def truncate(self, k: int | None = None, noise_floor: float | None = None) -> HackDirection:
-        """The same direction with fewer rows.
+        """The same direction with fewer rows; figures that were measured on the old rows are dropped.
 
         Args:
             k: keep at most so many rows of each parameter.
@@ -169,8 +260,7 @@ class HackDirection:
         subspaces = {name: s if k is None else s.truncate(k) for name, s in self.subspaces.items()}
         if noise_floor is not None:
             subspaces = drop_noise(subspaces, noise_floor)
-        metadata = replace(
-            self.metadata,
+        metadata = self.metadata.without_figures(
             k=self.metadata.k if k is None else min(k, self.metadata.k or k),
             noise_floor=self.metadata.noise_floor if noise_floor is None else noise_floor,
         )
@@ -181,10 +271,13 @@ class HackDirection:
         return HackDirection({name: s.to(device, dtype) for name, s in self.subspaces.items()}, self.metadata)
 
     def random_like(self, seed: int) -> HackDirection:
-        """Random rows in the same charts, as many: the control for "any subspace of this size would do"."""
+        """Random rows in the same charts, as many: the control for "any subspace of this size would do".
+
+        `svdproj.controls` has more of them.
+        """
         return HackDirection(
             {name: subspace.random_like(generator_for(seed, name)) for name, subspace in self.subspaces.items()},
-            replace(self.metadata, seed=seed),
+            self.metadata.without_figures(seed=seed, control=self.metadata.control or "random rows in the charts"),
         )
 
     def overlap(self, other: HackDirection) -> dict[str, float]:
@@ -218,7 +311,7 @@ class HackDirection:
         Args:
             model: the model; left exactly as it was.
             tokenizer: its tokenizer.
-            pairs: pairs that the direction was not fitted on, of five prompts at least.
+            pairs: pairs that the direction was not fitted on (see `held_out`), of five prompts at least.
             batch_size: pairs to a batch.
             seed: of the random directions and sign patterns.
             progress: show a progress bar where `tqdm` is installed.
@@ -227,8 +320,7 @@ class HackDirection:
             ValueError: no pairs, an empty direction, or one that does not fit the model.
         """
         check_fit(self, model.named_parameters())
-        loss = self.metadata.loss or "mean"
-        return validate_subspaces(self.subspaces, model, tokenizer, pairs, loss, batch_size, seed, progress)
+        return validate_subspaces(self.subspaces, self.metadata, model, tokenizer, pairs, batch_size, seed, progress)
 
     def score(
         self,

@@ -76,31 +76,33 @@ def held_out_accuracy(
     return float((scores > 0).float().mean())
 
 
-def halves_overlap(coordinates: Mapping[str, Coordinates], fitted: Sequence[int], k: int) -> tuple[float, float]:
+def halves_overlap(
+    encoded: Mapping[str, Float[Tensor, "pairs m"]], halves: tuple[Sequence[int], Sequence[int]], k: int
+) -> tuple[float, float]:
     """Overlap of the rows that two halves of the pairs would give, in the mean over parameters, and that of random rows.
 
     A direction that two halves of its pairs disagree on is made of what single pairs have of their own.
 
     Args:
-        coordinates: of all pairs.
-        fitted: the pairs to halve; the even ones of them against the odd ones.
-        k: rows from each half, at most a quarter of the pairs.
+        encoded: by parameter, the pairs' differences in the chart.
+        halves: indices of pairs; see `split_in_halves`.
+        k: rows from each half, at most half as many as it has pairs.
 
     Returns:
-        Two figures in [0, 1]; `nan` with fewer than four pairs.
+        Two figures in [0, 1]; `nan` where a half has fewer than two pairs.
     """
-    first, second = list(fitted[::2]), list(fitted[1::2])
-    k = min(k, len(fitted) // 4)
-    if k < 1 or not coordinates:
+    first, second = (list(half) for half in halves)
+    k = min(k, len(first) // 2, len(second) // 2)
+    if k < 1 or not encoded:
         return float("nan"), float("nan")
     overlaps, nulls = [], []
-    for found in coordinates.values():
-        a, b = double(found.encoded[first]), double(found.encoded[second])
+    for differences in encoded.values():
+        a, b = double(differences[first]), double(differences[second])
         # A half's rows are Vᵀ A / σ with its pairs' Gram matrix V σ² Vᵀ: the overlap needs pair-by-pair products alone.
         whitened = [_whitened(half, k) for half in (a, b)]
         cosines = whitened[0].mT @ (a @ b.mT) @ whitened[1]
         overlaps.append(float(cosines.square().sum()) / k)
-        nulls.append(min(1.0, k / found.chart.size))
+        nulls.append(min(1.0, k / differences.shape[-1]))
     return sum(overlaps) / len(overlaps), sum(nulls) / len(nulls)
 
 

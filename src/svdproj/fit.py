@@ -17,9 +17,9 @@ from svdproj.capture import Visitor, undisturbed, visit_gradients
 from svdproj.charts import CHART_KINDS, BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.differences import Differences, ExplicitDifferences
 from svdproj.energy import Coordinates, energy_report, halves_overlap, held_out_accuracy
-from svdproj.fitting import batched_principal_rows, drop_noise, split_by_prompt, weight_bases
+from svdproj.fitting import batched_principal_rows, drop_noise, split_by_prompt, split_in_halves, weight_bases
 from svdproj.likelihood import can_share_prompts
-from svdproj.metadata import DirectionMetadata, model_id, pairs_hash, tensors_hash
+from svdproj.metadata import DirectionMetadata, model_id, pairs_hash, prompt_hash, weights_identity
 from svdproj.names import canonical_name
 from svdproj.pairs import ContrastivePair
 from svdproj.precision import full_float32
@@ -28,6 +28,7 @@ from svdproj.sketch import SketchTests, leading_eigenvectors_by_shape
 from svdproj.subspace import Subspace
 from svdproj.targets import Target, select_targets
 from svdproj.tokens import context_length, encode_pair, prompt_key, warn_about_lengths
+from svdproj.validation import held_out_figures
 
 BASES = ("gradient", "weight")
 LOSSES = ("mean", "sum")
@@ -102,9 +103,10 @@ def fit_model(
     metadata = DirectionMetadata(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model_id=model_id(model),
-        weights_fingerprint=tensors_hash((t.name, t.parameter) for t in selected if t.name in subspaces),
         pairs_hash=pairs_hash(pairs),
-        **_report(subspaces, coordinates, fitted, held_out, options),
+        fitted_prompts=tuple(sorted({prompt_hash(pairs[i].prompt) for i in fitted})),
+        **weights_identity((t.name, t.parameter) for t in selected if t.name in subspaces),
+        **_report(subspaces, coordinates, fitted, held_out, options, [prompt_key(pair.prompt) for pair in pairs]),
     )
     return subspaces, metadata
 
@@ -234,10 +236,12 @@ def _report(
     fitted: Sequence[int],
     held_out: Sequence[int],
     options: FitOptions,
+    prompts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the rows catch and how stable they are, with the options, under the metadata's field names."""
     covered = {name: coordinates[name] for name in subspaces}
-    stable, stable_random = halves_overlap(covered, fitted, options.k)
+    encoded = {name: found.encoded for name, found in covered.items()}
+    stable, stable_random = halves_overlap(encoded, split_in_halves(fitted, prompts), options.k)
     covered = {name: found.cpu() for name, found in covered.items()}
     energy, by_parameter = energy_report(subspaces, covered, fitted, held_out)
     return {
@@ -248,5 +252,6 @@ def _report(
         "held_out_accuracy": held_out_accuracy(subspaces, covered, held_out),
         "halves_overlap": stable,
         "halves_overlap_random": stable_random,
+        "validation": held_out_figures(subspaces, covered, held_out, prompts, options.seed),
         **options.metadata,
     }

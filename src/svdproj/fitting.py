@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import torch
@@ -112,3 +112,18 @@ def split_by_prompt(prompts: list[str], holdout: float, generator: torch.Generat
 def caught_energy(rows: Float[Tensor, "k m"], coordinates: Float[Tensor, "pairs m"]) -> Float[Tensor, "pairs"]:
     """Squared norm of each pair's coordinates inside the rows' span."""
     return einsum(rows, coordinates, "k m, pairs m -> pairs k").square().sum(-1)
+
+
+def split_in_halves(indices: Sequence[int], prompts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The indices in two halves, prompt by prompt in turn: pairs of one prompt stay together, or halves would agree for it.
+
+    Args:
+        indices: which pairs to split.
+        prompts: of all pairs; where there are none, each pair counts as a prompt of its own.
+    """
+    order: dict[object, int] = {}
+    halves: tuple[list[int], list[int]] = ([], [])
+    for i in indices:
+        turn = order.setdefault(prompts[i] if prompts else i, len(order))
+        halves[turn % 2].append(i)
+    return halves

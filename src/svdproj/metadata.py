@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from svdproj._version import __version__
-from svdproj.pairs import ContrastivePair
+from svdproj.pairs import ContrastivePair, Prompt
 from svdproj.tokens import prompt_key
 
 FORMAT_VERSION = 1
@@ -42,7 +42,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class DirectionMetadata:
-    """Provenance of a direction; compares by value.
+    """Provenance of a direction, and what was measured when it was fitted; compares by value.
 
     Args:
         format_version: version of the file format.
@@ -50,6 +50,8 @@ class DirectionMetadata:
         created: date and time in ISO 8601, UTC.
         model_id: the model's name or path, as its configuration gives it.
         weights_fingerprint: hash of the covered weights at the time of fitting.
+        weight_fingerprints: the same for each parameter.
+        control: what control this is, such as random rows; empty for a direction that was fitted.
         chart: kind of chart asked for.
         basis: where the bilinear chart's bases come from.
         chart_rank: columns of each basis, at most.
@@ -59,12 +61,14 @@ class DirectionMetadata:
         n_pairs: number of pairs fitted on.
         n_held_out: number of pairs held out.
         pairs_hash: hash of all pairs, in order.
+        fitted_prompts: hashes of the prompts of the pairs that were fitted on; pairs with other prompts are held out.
         seed: seed of the split and of the sketches.
         energy: shares over all covered parameters.
         held_out_accuracy: share of held-out pairs whose summed coefficients are hack-ward; `nan` without any.
         energy_by_parameter: the shares for each parameter.
         halves_overlap: overlap of the rows that two halves of the fitted pairs give, in the mean over parameters.
         halves_overlap_random: the same for random rows in the charts.
+        validation: figures on held-out pairs, under the names of `Validation`; empty without any.
     """
 
     format_version: int = FORMAT_VERSION
@@ -72,6 +76,8 @@ class DirectionMetadata:
     created: str = ""
     model_id: str = ""
     weights_fingerprint: str = ""
+    weight_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    control: str = ""
     chart: str = ""
     basis: str = ""
     chart_rank: int = 0
@@ -81,12 +87,14 @@ class DirectionMetadata:
     n_pairs: int = 0
     n_held_out: int = 0
     pairs_hash: str = ""
+    fitted_prompts: tuple[str, ...] = ()
     seed: int = 0
     energy: Energy = field(default_factory=Energy)
     held_out_accuracy: float = float("nan")
     energy_by_parameter: Mapping[str, Energy] = field(default_factory=dict)
     halves_overlap: float = float("nan")
     halves_overlap_random: float = float("nan")
+    validation: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the file's header; what was not measured becomes null."""
@@ -96,13 +104,25 @@ class DirectionMetadata:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> DirectionMetadata:
         """The inverse of `to_json`; unknown fields of a later minor version are ignored."""
-        known = {key: value for key, value in record.items() if key in cls.__dataclass_fields__}
-        for key in ("held_out_accuracy", "halves_overlap", "halves_overlap_random"):
-            if known.get(key, 0) is None:
-                known[key] = float("nan")
+        known = _known(cls, record)
         known["energy"] = _energy(known.get("energy", {}))
         known["energy_by_parameter"] = {n: _energy(e) for n, e in known.get("energy_by_parameter", {}).items()}
+        known["fitted_prompts"] = tuple(known.get("fitted_prompts", ()))
+        known["validation"] = {key: _or_nan(value) for key, value in known.get("validation", {}).items()}
         return cls(**known)
+
+    def without_figures(self, **changes: Any) -> DirectionMetadata:
+        """The same provenance for other rows, on which nothing has been measured; `changes` as in `dataclasses.replace`."""
+        missing = float("nan")
+        rows = {"rows": missing, "rows_held_out": missing, "rows_random": missing}
+        return replace(
+            self,
+            energy=replace(self.energy, **rows),
+            energy_by_parameter={name: replace(energy, **rows) for name, energy in self.energy_by_parameter.items()},
+            held_out_accuracy=missing,
+            validation={},
+            **changes,
+        )
 
     def __eq__(self, other: object) -> bool:
         # NaN is unequal to itself; by value, "not measured" equals "not measured".
@@ -119,6 +139,18 @@ def pairs_hash(pairs: Iterable[ContrastivePair]) -> str:
         for part in (prompt_key(pair.prompt), pair.hack, pair.clean):
             digest.update(part.encode() + b"\xff")
     return digest.hexdigest()
+
+
+def prompt_hash(prompt: Prompt) -> str:
+    """A short hash of a prompt, which tells held-out pairs from fitted ones."""
+    return hashlib.sha256(prompt_key(prompt).encode()).hexdigest()[:16]
+
+
+def weights_identity(named_tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """The metadata's two entries on the covered weights: a hash of each, and one of all."""
+    each = {name: tensors_hash([(name, tensor)])[:16] for name, tensor in named_tensors}
+    digest = hashlib.sha256("".join(each.values()).encode())
+    return {"weights_fingerprint": digest.hexdigest() if each else "", "weight_fingerprints": each}
 
 
 def tensors_hash(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -157,7 +189,17 @@ def _checksum(tensor: Tensor) -> Tensor:
 
 
 def _energy(record: Mapping[str, Any]) -> Energy:
-    return Energy(**{key: float("nan") if value is None else value for key, value in record.items()})
+    return Energy(**_known(Energy, record))
+
+
+def _known(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a dataclass has; null stands for what was not measured."""
+    names = {field.name for field in fields(cls)}
+    return {key: _or_nan(value) for key, value in record.items() if key in names}
+
+
+def _or_nan(value: Any) -> Any:
+    return float("nan") if value is None else value
 
 
 def _without_nan(value: Any) -> Any:

@@ -76,13 +76,17 @@ class Readings:
         expected = self._total(lambda r: r.encoded.square().sum(-1) * r.subspace.k / (2 * r.subspace.chart.size))
         return _share(expected.sqrt(), self.norms)
 
-    def random_cosines(self, draws: int, generator: torch.Generator) -> Float[Tensor, "draws samples"]:
-        """`cosines` of random rows in the charts, drawn anew for each of `draws` random directions."""
+    def random(
+        self, draws: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "draws samples"], Float[Tensor, "draws samples"]]:
+        """`cosines` and `signed` of random rows in the charts, drawn anew for each of `draws` random directions."""
         energy = torch.zeros(draws, len(self.norms), dtype=torch.float64)
+        signed = torch.zeros_like(energy)
         for reading in self.by_parameter.values():
             drawn = sample_coefficients(reading.encoded, reading.subspace.k, draws, generator)
             energy += drawn.relu().square().sum(-1)
-        return _share(energy.sqrt().float(), self.norms)
+            signed += drawn.sum(-1)
+        return _share(energy.sqrt().float(), self.norms), _share(signed.float(), self.norms)
 
     def _total(self, part: Callable[[Reading], Float[Tensor, "samples"]]) -> Float[Tensor, "samples"]:
         return torch.stack([part(reading) for reading in self.by_parameter.values()]).sum(0)
@@ -103,6 +107,9 @@ def read_samples(
         samples: pairs or single completions.
         batch_size: samples to a batch.
         on_batch: called with the number of samples after each batch.
+
+    Raises:
+        ValueError: a gradient is not finite.
     """
     targets = named_targets(model, subspaces)
     charts: dict[str, Chart] = {}
@@ -122,6 +129,12 @@ def read_samples(
         encoded[where] = gradients.encode(charts[name])
 
     visit_gradients(model, targets, samples, visit, batch_size=batch_size, on_batch=on_batch)
+    for name, (_, squares) in found.items():
+        if not squares.isfinite().all():
+            raise ValueError(
+                f"the gradients of {name} are not finite for {int((~squares.isfinite()).sum())} of {len(samples)} samples; "
+                "look for weights that are not finite, or for overflow in half precision"
+            )
     return Readings(
         {
             name: Reading(subspaces[name].to("cpu", torch.float32), encoded.cpu(), squares.cpu())

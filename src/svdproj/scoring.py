@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ from svdproj.progress import progress_bar
 from svdproj.readings import read_samples
 from svdproj.subspace import Subspace
 from svdproj.tokens import context_length, encode_completion
+
+# A completion's coordinates take some megabytes over all parameters: so many completions' are held together.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,14 @@ def score_completions(
                 f"completion {number}: with its prompt it takes {len(encoded.ids)} tokens, the model's context is {longest}"
             )
         samples.append(completion_sample(encoded, "mean"))
-    with progress_bar(len(samples), progress, "scoring") as on_batch:
-        found = read_samples(subspaces, model, samples, batch_size, on_batch)
-    return Scores(found.cosines, found.signed, found.null_cosines, found.chart_null_cosines)
+    # Neighbours of like length waste little padding, and the longest first fails early where memory is short.
+    order = sorted(range(len(samples)), key=lambda i: -samples[i].longest)
+    at_once = batch_size * max(1, _AT_ONCE // batch_size)
+    parts = []
+    with progress_bar(len(samples), progress, "scoring", "completion") as on_batch:
+        for start in range(0, len(order), at_once):
+            chosen = [samples[i] for i in order[start : start + at_once]]
+            found = read_samples(subspaces, model, chosen, batch_size, on_batch)
+            parts.append((found.cosines, found.signed, found.null_cosines, found.chart_null_cosines))
+    back = torch.tensor(order).argsort()
+    return Scores(*(torch.cat(columns)[back] for columns in zip(*parts, strict=True)))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from svdproj.charts import CHART_KINDS, Chart, DenseChart
-from svdproj.metadata import FORMAT_VERSION, DirectionMetadata
+from svdproj.files import replacing
+from svdproj.metadata import FORMAT_VERSION, DirectionMetadata, tensors_hash
 from svdproj.subspace import Subspace, orthonormality_error
 
 _HEADER = "svdproj"
@@ -33,20 +32,19 @@ def write_direction(path: Path, subspaces: Mapping[str, Subspace], metadata: Dir
         charts[name] = {"kind": subspace.chart.kind, "shape": list(subspace.chart.shape)}
         parts = {"rows": subspace.rows, "singular_values": subspace.singular_values, **subspace.chart.tensors}
         tensors |= {f"{name}{_SEPARATOR}{part}": tensor.contiguous().cpu() for part, tensor in parts.items()}
-    header = {"format_version": FORMAT_VERSION, "metadata": metadata.to_json(), "charts": charts}
+    header = {
+        "format_version": FORMAT_VERSION,
+        "metadata": metadata.to_json(),
+        "charts": charts,
+        "checksum": tensors_hash(sorted(tensors.items())),
+    }
     save_atomically(path, tensors, {_HEADER: json.dumps(header)})
 
 
 def save_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file to a temporary name beside `path` and rename it, so that it is there whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as draft:
+        save_file(tensors, draft, metadata=metadata)
 
 
 def read_direction(path: Path) -> tuple[dict[str, Subspace], DirectionMetadata]:
@@ -61,49 +59,67 @@ def read_direction(path: Path) -> tuple[dict[str, Subspace], DirectionMetadata]:
         raise FileNotFoundError(
             f"{path}: no such direction file; write one with HackDirection.save or `svdproj extract`"
         )
+    header, tensors = _read(path)
+    try:
+        if header["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {header['format_version']}, this svdproj reads up to {FORMAT_VERSION}; "
+                "install a newer svdproj"
+            )
+        by_name: dict[str, dict[str, Tensor]] = {name: {} for name in header["charts"]}
+        for key, tensor in tensors.items():
+            name, _, part = key.rpartition(_SEPARATOR)
+            by_name[name][part] = tensor
+        subspaces = {name: _subspace(path, name, chart, by_name[name]) for name, chart in header["charts"].items()}
+        metadata = DirectionMetadata.from_json(header["metadata"])
+        # Files written before there was a checksum have none.
+        intact = header.get("checksum", found := tensors_hash(sorted(tensors.items()))) == found
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} has a damaged header ({type(error).__name__}: {error}); extract the direction again"
+        ) from None
+    if not intact:
+        raise ValueError(f"{path}: the tensors are not those that were written (checksum); copy the file again")
+    return subspaces, metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The direction's header and all tensors of the file."""
     try:
         with safe_open(path, framework="pt") as file:
-            header_text = (file.metadata() or {}).get(_HEADER)
-            if header_text is None:
-                raise ValueError(f"{path} is a safetensors file without a direction in it (no {_HEADER!r} header)")
-            header = json.loads(header_text)
-            if header["format_version"] > FORMAT_VERSION:
-                raise ValueError(
-                    f"{path} has format version {header['format_version']}, this svdproj reads up to {FORMAT_VERSION}; "
-                    "install a newer svdproj"
-                )
-            subspaces = {}
-            for name, chart in header["charts"].items():
-                prefix = f"{name}{_SEPARATOR}"
-                parts = {
-                    key.removeprefix(prefix): file.get_tensor(key)
-                    for key in file.keys()  # noqa: SIM118 (safe_open has no __iter__)
-                    if key.startswith(prefix)
-                }
-                subspaces[name] = _subspace(path, name, chart, parts)
+            text = (file.metadata() or {}).get(_HEADER)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open has no __iter__)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); it may be cut short: copy it again"
         ) from None
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(
-            f"{path} has a damaged header ({type(error).__name__}: {error}); extract the direction again"
-        ) from None
-    return subspaces, DirectionMetadata.from_json(header["metadata"])
+    if text is None:
+        raise ValueError(f"{path} is a safetensors file without a direction in it (no {_HEADER!r} header)")
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a damaged header ({error}); extract the direction again") from None
+    return header, tensors
 
 
 def _subspace(path: Path, name: str, chart: Mapping[str, Any], parts: dict[str, Tensor]) -> Subspace:
     if chart["kind"] not in CHART_KINDS:
         raise ValueError(f"{path}: {name} has the unknown chart {chart['kind']!r}; known are {', '.join(CHART_KINDS)}")
     rows, singular_values = parts.pop("rows"), parts.pop("singular_values")
-    built = _chart(chart, parts)
-    for part, tensor in {"rows": rows, "singular_values": singular_values, **parts}.items():
+    dimensions = {"rows": (rows, 2), "singular_values": (singular_values, 1), **{k: (t, 2) for k, t in parts.items()}}
+    for part, (tensor, ndim) in dimensions.items():
+        if tensor.ndim != ndim or not tensor.is_floating_point():
+            raise ValueError(
+                f"{path}: the {part} of {name} are {tensor.dtype} of shape {tuple(tensor.shape)}, not floats in "
+                f"{ndim} dimension{'s' * (ndim > 1)}; extract the direction again"
+            )
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: the {part} of {name} are not finite; extract the direction again")
+    built = _chart(chart, parts)
     if built.shape != tuple(chart["shape"]) or rows.shape[-1] != built.size or len(rows) != len(singular_values):
         raise ValueError(
             f"{path}: the tensors of {name} do not fit each other (rows {tuple(rows.shape)}, chart {built.shape} with "
-            f"{built.size} coordinates)"
+            f"{built.size} coordinates); extract the direction again"
         )
     for part, basis in {"rows": rows, **{key: tensor.mT for key, tensor in parts.items()}}.items():
         if (error := orthonormality_error(basis)) > _TOLERANCE.get(basis.dtype, 1e-4):

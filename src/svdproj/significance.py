@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from math import inf, nan
+from math import nan
 
 import torch
 from jaxtyping import Float
@@ -14,23 +14,26 @@ _EXACT_CLUSTERS = 15
 _DRAWS = 20_000
 
 
-def cluster_means(values: Float[Tensor, "n"], clusters: Sequence[Hashable]) -> Float[Tensor, "clusters"]:
+def cluster_means(values: Float[Tensor, "*batch n"], clusters: Sequence[Hashable]) -> Float[Tensor, "*batch clusters"]:
     """The mean of each cluster, in the order of first appearance; clusters, not values, are independent of each other."""
     order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     where = torch.tensor([order[cluster] for cluster in clusters], dtype=torch.long)
-    sums = torch.zeros(len(order), dtype=torch.float64).index_add(0, where, values.double().cpu())
+    sums = torch.zeros(*values.shape[:-1], len(order), dtype=torch.float64).index_add(-1, where, values.double().cpu())
     return sums / torch.bincount(where, minlength=len(order))
 
 
 def t_statistic(means: Float[Tensor, "clusters"]) -> float:
     """Mean over standard error; `nan` with fewer than two clusters, infinite where they do not vary."""
-    if len(means) < 2:
-        return nan
-    error = float(means.std() / len(means) ** 0.5)
-    mean = float(means.mean())
-    if error == 0:
-        return inf if mean > 0 else -inf if mean < 0 else nan
-    return mean / error
+    return float(t_statistics(means))
+
+
+def t_statistics(means: Float[Tensor, "*batch clusters"]) -> Float[Tensor, "*batch"]:
+    """`t_statistic` of each of many sets of clusters."""
+    n = means.shape[-1]
+    if n < 2:
+        return torch.full(means.shape[:-1], nan)
+    # Zero over zero is nan, a mean over an error of zero infinite.
+    return means.mean(-1) / (means.std(-1) / n**0.5)
 
 
 def sign_flip_p_value(means: Float[Tensor, "clusters"], seed: int = 0) -> float:

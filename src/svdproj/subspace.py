@@ -63,11 +63,14 @@ class Subspace:
         return Subspace(self.chart, self.rows[..., :k, :], self.singular_values[..., :k])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Subspace:
-        """The subspace on another device or in another floating-point type."""
-        tensors = {name: tensor.to(device, dtype) for name, tensor in self.chart.tensors.items()}
-        return Subspace(
-            self.chart.with_tensors(tensors), self.rows.to(device, dtype), self.singular_values.to(device, dtype)
-        )
+        """The subspace on another device or in another floating-point type.
+
+        On the way from half precision to a wider type bases and rows are made orthonormal again, since rounding has cost
+        them that: projecting would otherwise leave a hundredth of what it should remove.
+        """
+        tensors = {name: _moved(tensor, device, dtype) for name, tensor in self.chart.tensors.items()}
+        rows = _moved(self.rows.mT, device, dtype).mT.contiguous()
+        return Subspace(self.chart.with_tensors(tensors), rows, self.singular_values.to(device, dtype))
 
     def narrow(self, dim: int, start: int, length: int) -> Subspace:
         """The subspace's part on a slice of the parameter; the coefficients of all slices add up to the whole one's."""
@@ -102,6 +105,15 @@ def stack_subspaces(subspaces: list[Subspace]) -> Subspace:
         torch.stack([pad(subspace.rows, (0, 0, 0, k - subspace.k)) for subspace in subspaces]),
         torch.stack([pad(subspace.singular_values, (0, k - subspace.k)) for subspace in subspaces]),
     )
+
+
+def _moved(columns: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+    moved = columns.to(device, dtype)
+    if moved.dtype.itemsize <= columns.dtype.itemsize:
+        return moved
+    # The nearest orthonormal columns (polar decomposition).
+    u, _, vh = torch.linalg.svd(moved, full_matrices=False)
+    return u @ vh
 
 
 def orthonormality_error(rows: Float[Tensor, "*stack k m"]) -> float:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from svdproj.validation import verdict
+
 if TYPE_CHECKING:
     from svdproj.direction import HackDirection
 
@@ -34,8 +36,21 @@ def summarize(direction: HackDirection) -> str:
         f"  energy in rows   {_percent(energy.rows)} fitted, {_percent(energy.rows_held_out)} held out, "
         f"{_percent(energy.rows_random)} in random rows",
     ]
-    if not isnan(meta.held_out_accuracy):
-        lines.append(f"  held-out pairs   {_percent(meta.held_out_accuracy)} point hack-ward (chance: 50 %)")
+    if not isnan(meta.halves_overlap):
+        lines.append(
+            f"  two halves       of the fitted pairs overlap by {_percent(meta.halves_overlap)}, random rows by "
+            f"{_percent(meta.halves_overlap_random)}"
+        )
+    if figures := meta.validation:
+        lines += [
+            f"  held-out pairs   {_percent(figures['sign_accuracy'])} point hack-ward (chance 50 %, 5 % of random directions "
+            f"reach {_percent(figures['random_sign_accuracy'])}), p = {figures['p_value']:.2g} by prompts",
+            f"  cosine           {figures['cos']:.3g}, random {figures['null_cos']:.3g} in the whole space and "
+            f"{figures['chart_null_cos']:.3g} in the charts, p = {figures['random_p_value']:.2g}",
+            f"  verdict          {verdict(figures)}",
+        ]
+    if meta.control:
+        lines.append(f"  control          {meta.control}")
     return "\n".join(lines)
 
 

@@ -7,20 +7,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from svdproj.batches import completion_sample, pair_sample
+from svdproj.energy import Coordinates, halves_overlap
+from svdproj.fitting import split_in_halves
+from svdproj.metadata import DirectionMetadata, prompt_hash
 from svdproj.pairs import ContrastivePair
 from svdproj.progress import progress_bar
-from svdproj.readings import read_samples
-from svdproj.significance import auroc, cluster_means, sign_flip_p_value, t_statistic
+from svdproj.readings import Reading, Readings, read_samples
+from svdproj.significance import auroc, cluster_means, sign_flip_p_value, t_statistic, t_statistics
 from svdproj.subspace import Subspace
 from svdproj.tokens import context_length, encode_pair, prompt_key
 
 # A direction has to pass both tests at this level to be called better than random.
 SIGNIFICANCE = 0.05
 # One-sided sign flips reach the level with five prompts, not with four.
-_ENOUGH_PROMPTS = 5
+ENOUGH_PROMPTS = 5
 _RANDOM_DIRECTIONS = 199
 
 
@@ -28,7 +32,8 @@ _RANDOM_DIRECTIONS = 199
 class Validation:
     """A direction's figures on pairs, beside what a random direction would score.
 
-    Cosines and scores are over all covered parameters together.
+    Cosines and scores are over all covered parameters together. Random directions have random rows in the direction's own
+    charts, the harder comparison; they are not turned hack-ward, so a strong contrast gives some of them a high accuracy.
 
     Args:
         sign_accuracy: share of pairs whose coefficients sum to a positive number; chance is one half.
@@ -37,11 +42,18 @@ class Validation:
         t_statistic: of the pairs' scores against zero, clustered by prompt.
         p_value: one-sided, by flipping the signs of whole prompts; not below `2⁻ⁿ` for `n` prompts.
         cos: root mean square over pairs of the hack-ward share of `D`, as `svdproj/cos_in` of a step along `D`.
-        null_cos: the same for random rows in the whole space.
+        null_cos: the same for random rows in the whole space, in the mean.
         chart_null_cos: the same for random rows in the charts, which catch more, since charts are fitted to gradients.
-        random_p_value: share of random directions in the charts whose `cos` is as high.
+        random_p_value: share of random directions whose `cos` is as high.
+        random_sign_accuracy: what 5 % of random directions reach or exceed.
+        random_auroc: likewise.
+        random_t_statistic: likewise.
+        halves_overlap: overlap, in the mean over parameters, of the rows that two halves of these pairs would give; `nan`
+            with fewer than four prompts.
+        halves_overlap_random: the same for random rows in the charts.
         n_pairs: number of pairs.
         n_prompts: number of different prompts.
+        n_fitted: pairs whose prompt the direction was fitted on; the figures flatter it there.
         coefficients: for each pair the sum of all coefficients of `D`, in units of the gradient.
         scores: for each pair the same over the norm of `D`.
     """
@@ -54,8 +66,14 @@ class Validation:
     null_cos: float
     chart_null_cos: float
     random_p_value: float
+    random_sign_accuracy: float
+    random_auroc: float
+    random_t_statistic: float
+    halves_overlap: float
+    halves_overlap_random: float
     n_pairs: int
     n_prompts: int
+    n_fitted: int
     coefficients: tuple[float, ...]
     scores: tuple[float, ...]
 
@@ -64,39 +82,59 @@ class Validation:
         """Pairs point hack-ward more often than sign flips explain, and further into the rows than into random ones."""
         return self.p_value <= SIGNIFICANCE and self.random_p_value <= SIGNIFICANCE
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, the verdict included; what could not be computed is null."""
-        plain = {key: None if value != value else value for key, value in asdict(self).items()}
-        return {**plain, "better_than_random": self.better_than_random}
-
-    def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"Validation on {self.n_pairs} pairs of {self.n_prompts} prompts: {self.verdict}",
-                f"  pairs that point hack-ward  {self.sign_accuracy:.1%}  (chance: 50 %)",
-                f"  AUROC of completions        {self.auroc:.3f}  (chance: 0.5)",
-                f"  t statistic                 {self.t_statistic:.2f}, p = {self.p_value:.2g} by sign flips of prompts",
-                f"  cosine                      {self.cos:.4f}  (random: {self.null_cos:.4f} in the whole space, "
-                f"{self.chart_null_cos:.4f} in the charts, p = {self.random_p_value:.2g})",
-            ]
-        )
-
     @property
     def verdict(self) -> str:
         """The figures in words."""
-        if self.better_than_random:
-            return "better than random"
-        if self.n_prompts < _ENOUGH_PROMPTS:
-            return f"too few prompts to tell it from a random direction (at least {_ENOUGH_PROMPTS} are needed)"
-        return "no better than random"
+        return verdict(self.figures)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures without the lists, as `DirectionMetadata.validation` keeps them."""
+        return {key: value for key, value in asdict(self).items() if key not in ("coefficients", "scores")}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the verdict included; what could not be computed is null."""
+        plain = {key: None if value != value else value for key, value in asdict(self).items()}
+        return {**plain, "better_than_random": self.better_than_random, "verdict": self.verdict}
+
+    def __str__(self) -> str:
+        lines = [
+            f"Validation on {self.n_pairs} pairs of {self.n_prompts} prompts: {self.verdict}",
+            f"  pairs that point hack-ward  {self.sign_accuracy:.1%}  (chance 50 %; 5 % of random directions reach "
+            f"{self.random_sign_accuracy:.1%})",
+            f"  AUROC of completions        {self.auroc:.3f}  (chance 0.5; 5 % of random directions reach {self.random_auroc:.3f})",
+            f"  t statistic                 {self.t_statistic:.2f}, p = {self.p_value:.2g} by sign flips of prompts  "
+            f"(5 % of random directions reach {self.random_t_statistic:.2f})",
+            f"  cosine                      {self.cos:.4f}  (random {self.null_cos:.4f} in the whole space, "
+            f"{self.chart_null_cos:.4f} in the charts; p = {self.random_p_value:.2g})",
+        ]
+        if self.halves_overlap == self.halves_overlap:
+            lines.append(
+                f"  overlap of two halves       {self.halves_overlap:.3f}  (random {self.halves_overlap_random:.4f})"
+            )
+        if self.n_fitted:
+            lines.append(
+                f"  note: {self.n_fitted} of the pairs have prompts that the direction was fitted on, which flatters it; "
+                "use held-out pairs"
+            )
+        return "\n".join(lines)
+
+
+def verdict(figures: Mapping[str, float]) -> str:
+    """A direction's figures in words; see `Validation`."""
+    if figures["p_value"] <= SIGNIFICANCE and figures["random_p_value"] <= SIGNIFICANCE:
+        return "better than random"
+    if figures["n_prompts"] < ENOUGH_PROMPTS:
+        return f"too few prompts to tell it from a random direction (at least {ENOUGH_PROMPTS} are needed)"
+    return "no better than random"
 
 
 def validate_subspaces(
     subspaces: Mapping[str, Subspace],
+    metadata: DirectionMetadata,
     model: nn.Module,
     tokenizer: Any,
     pairs: Sequence[ContrastivePair],
-    loss: str,
     batch_size: int,
     seed: int,
     progress: bool,
@@ -106,28 +144,94 @@ def validate_subspaces(
         raise ValueError("validation needs pairs, got none; hold some out from fitting")
     if not subspaces:
         raise ValueError("an empty direction has nothing to validate")
+    loss = metadata.loss or "mean"
     encoded = [encode_pair(tokenizer, pair, context_length(model)) for pair in pairs]
     differences = [pair_sample(pair, loss) for pair in encoded]
     completions = [completion_sample(side, loss) for pair in encoded for side in pair]
     with progress_bar(3 * len(pairs), progress, "validating") as on_batch:
         found = read_samples(subspaces, model, differences, batch_size, on_batch)
-        scores = found.signed
-        sides = read_samples(subspaces, model, completions, 2 * batch_size, on_batch).signed
-    means = cluster_means(scores, [prompt_key(pair.prompt) for pair in pairs])
-    random = found.random_cosines(_RANDOM_DIRECTIONS, torch.Generator().manual_seed(seed))
-    cos = found.cosines.square().mean().sqrt()
-    as_high = int((random.square().mean(-1).sqrt() >= cos).sum())
+        sides = read_samples(subspaces, model, completions, 2 * batch_size, on_batch)
+    fitted = set(metadata.fitted_prompts)
+    scores = found.signed
     return Validation(
-        sign_accuracy=float((scores > 0).float().mean()),
-        auroc=auroc(sides[0::2], sides[1::2]),
-        t_statistic=t_statistic(means),
-        p_value=sign_flip_p_value(means, seed),
-        cos=float(cos),
-        null_cos=float(found.null_cosines.square().mean().sqrt()),
-        chart_null_cos=float(found.chart_null_cosines.square().mean().sqrt()),
-        random_p_value=(as_high + 1) / (_RANDOM_DIRECTIONS + 1),
-        n_pairs=len(pairs),
-        n_prompts=len(means),
+        **_pair_figures(found, [prompt_key(pair.prompt) for pair in pairs], seed),
+        **_side_figures(sides, seed),
+        n_fitted=sum(prompt_hash(pair.prompt) in fitted for pair in pairs),
         coefficients=tuple((scores * found.norms).tolist()),
         scores=tuple(scores.tolist()),
     )
+
+
+def held_out_figures(
+    subspaces: Mapping[str, Subspace],
+    coordinates: Mapping[str, Coordinates],
+    held_out: Sequence[int],
+    prompts: Sequence[str],
+    seed: int,
+) -> dict[str, float]:
+    """`Validation`'s figures on the pairs that a fit held out, from the differences that it has; all but the AUROC.
+
+    Args:
+        subspaces: the fitted rows.
+        coordinates: of all pairs, for each of the subspaces.
+        held_out: indices of pairs.
+        prompts: of all pairs.
+        seed: of the random directions.
+
+    Returns:
+        The figures by name; empty where nothing was held out.
+    """
+    if not held_out or not subspaces:
+        return {}
+    chosen = list(held_out)
+    found = Readings(
+        {
+            name: Reading(subspace, coordinates[name].encoded[chosen], coordinates[name].squares[chosen])
+            for name, subspace in subspaces.items()
+        }
+    )
+    return {**_pair_figures(found, [prompts[i] for i in chosen], seed), "n_fitted": 0}
+
+
+def _pair_figures(found: Readings, prompts: Sequence[str], seed: int) -> dict[str, Any]:
+    """What the pairs' differences say."""
+    means = cluster_means(found.signed, prompts)
+    cosines, signed = found.random(_RANDOM_DIRECTIONS, torch.Generator().manual_seed(seed))
+    cos = found.cosines.square().mean().sqrt()
+    as_high = int((cosines.square().mean(-1).sqrt() >= cos).sum())
+    halves = split_in_halves(range(len(prompts)), prompts)
+    encoded = {name: reading.encoded for name, reading in found.by_parameter.items()}
+    stable, stable_random = halves_overlap(encoded, halves, max(r.subspace.k for r in found.by_parameter.values()))
+    return {
+        "sign_accuracy": float((found.signed > 0).float().mean()),
+        "t_statistic": t_statistic(means),
+        "p_value": sign_flip_p_value(means, seed),
+        "cos": float(cos),
+        "null_cos": float(found.null_cosines.square().mean().sqrt()),
+        "chart_null_cos": float(found.chart_null_cosines.square().mean().sqrt()),
+        # The direction counts as one of the random ones: without it the p value could be zero.
+        "random_p_value": (as_high + 1) / (_RANDOM_DIRECTIONS + 1),
+        "random_sign_accuracy": _reached((signed > 0).double().mean(-1)),
+        "random_t_statistic": _reached(t_statistics(cluster_means(signed, prompts))),
+        "halves_overlap": stable,
+        "halves_overlap_random": stable_random,
+        "n_pairs": len(prompts),
+        "n_prompts": len(means),
+    }
+
+
+def _side_figures(sides: Readings, seed: int) -> dict[str, Any]:
+    """What single completions say: the even ones are hacks, the odd ones clean."""
+    signed = sides.signed
+    _, random = sides.random(_RANDOM_DIRECTIONS, torch.Generator().manual_seed(seed))
+    return {
+        "auroc": auroc(signed[0::2], signed[1::2]),
+        "random_auroc": _reached(torch.tensor([auroc(draw[0::2], draw[1::2]) for draw in random], dtype=torch.float64)),
+    }
+
+
+def _reached(values: Float[Tensor, "draws"]) -> float:
+    """What 5 % of the draws reach or exceed."""
+    if values.isnan().any():
+        return float("nan")
+    return float(values.quantile(1 - SIGNIFICANCE, interpolation="higher"))
