@@ -176,6 +176,6 @@ def test_a_direction_that_covers_a_part_warns_and_says_what_is_missing() -> None
     model, _, _ = make()
     small = torch.nn.Module()
     small.first = model.first
-    with pytest.warns(UserWarning, match=r"covers 1 of its 4 parameters here; not in the model: bias, second, lying"):
+    with pytest.warns(UserWarning, match=r"covers 1 of its 4 parameters here; not in the model: second, lying, bias"):
         wrapped = ProjectedOptimizer(torch.optim.SGD(small.parameters()), direction_for(model), small)
     assert wrapped.coverage().matched == ("first",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from svdproj.rounding import stochastic_round
+from svdproj.rounding import RoundingNoise, stochastic_round
 
 LOW = [torch.bfloat16, torch.float16]
 
@@ -54,3 +54,19 @@ def test_global_random_state_is_not_touched() -> None:
     state = torch.get_rng_state()
     stochastic_round(torch.randn(10, generator=_generator()), torch.bfloat16, _generator())
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_noise_is_another_for_each_step_name_and_shard_and_its_state_is_a_counter() -> None:
+    def draws(noise: RoundingNoise) -> list[int]:
+        source = noise.advance()
+        places = [("first", (0, 0)), ("second", (0, 0)), ("first", (4, 0))]
+        generators = [source(name, offset, torch.device("cpu")) for name, offset in places]
+        return [int(torch.randint(2**40, (), generator=generator)) for generator in generators]
+
+    noise, resumed = RoundingNoise(), RoundingNoise()
+    first = draws(noise)
+    resumed.set_state(noise.state())
+    second = draws(noise)
+    assert len({*first, *second}) == 6
+    assert draws(resumed) == second
+    assert draws(RoundingNoise()) == first

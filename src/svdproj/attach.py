@@ -47,7 +47,7 @@ class Attached:
         self.projector.set_direction(direction, purge_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The direction's fingerprint and the rounding generators' states."""
+        """The direction's fingerprint and the state of the rounding noise."""
         return self.projector.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

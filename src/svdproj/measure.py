@@ -40,7 +40,7 @@ def measure(stack: Stack, x: Float[Tensor, "stack *shape"]) -> Measured:
         in_chart = coordinates @ stack.signs
     # vector_norm reads x once; x.square().sum() would write and read a second copy of it.
     square = torch.linalg.vector_norm(x.unsqueeze(-1).flatten(1), dim=1).square()
-    return Measured(stack.subspace.coefficients_of(coordinates), square, in_chart)
+    return Measured(stack.coefficients(coordinates), square, in_chart)
 
 
 def reduce_over_shards(

@@ -258,7 +258,7 @@ class ProjectedOptimizer(Optimizer):
         """The inner optimizer's state dict, which the bare optimizer can load, and the wrapper's own entry `"svdproj"`.
 
         The entry holds tensors and primitives only (`torch.load(weights_only=True)` reads it): the direction's
-        fingerprint, the float32 masters and the rounding generators' states. With an empty direction there is none.
+        fingerprint, the float32 masters and the state of the rounding noise. With an empty direction there is none.
         `torch.distributed.checkpoint` drops it; save `projector`, a `Stateful`, as an item of its own there.
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():

@@ -36,6 +36,7 @@ class Stack:
         null: energy share that a random subspace of as many rows catches on the hack-ward side, in the whole space.
         chart_null: the same, in the chart.
         group: processes that hold the other shards; none when each process holds whole parameters.
+        offset: where this process's part of each parameter begins.
         signs: where there are other shards, ±1 for each coordinate, the same in all processes.
     """
 
@@ -46,12 +47,22 @@ class Stack:
     null: Float[Tensor, "stack"]
     chart_null: Float[Tensor, "stack"]
     group: ProcessGroup | None
+    offset: tuple[int, ...]
     signs: Float[Tensor, "m"] | None
 
     @property
     def locals(self) -> list[Tensor]:
-        """The parameters' data in this process."""
-        return [local(parameter.detach()) for parameter in self.parameters]
+        """The parameters' data in this process, to be read and written without a graph (`torch.no_grad`)."""
+        # Not detached: hundreds of them at every reading would keep the host busy for longer than the device.
+        return [local(parameter) for parameter in self.parameters]
+
+    def coefficients(self, coordinates: Float[Tensor, "stack m"]) -> Float[Tensor, "stack k"]:
+        """As `Subspace.coefficients_of`, in one batched product."""
+        return (self.subspace.rows @ coordinates.unsqueeze(-1)).squeeze(-1)
+
+    def decode(self, coefficients: Float[Tensor, "stack k"]) -> Float[Tensor, "stack *shape"]:
+        """As `Subspace.decode`, in one batched product for the rows."""
+        return self.subspace.chart.decode((coefficients.unsqueeze(-2) @ self.subspace.rows).squeeze(-2))
 
     def standing_for(self, masters: Mapping[str, Tensor]) -> Stack:
         """The same stack with a master in the place of each parameter that has one."""
@@ -115,7 +126,7 @@ def _stack(
 ) -> Stack:
     parameters = tuple(covered[name][0] for name in names)
     first, maximize = covered[names[0]]
-    device = local(first.detach()).device
+    device = local(first).device
     group = _shard_group(first)
     subspace = stack_subspaces([_shard(subspaces[name].to(device, torch.float32), first) for name in names])
     rows = torch.tensor([subspaces[name].k for name in names], dtype=torch.float32, device=device)
@@ -131,6 +142,7 @@ def _stack(
         null=rows / (2 * max(1, first.numel())),
         chart_null=rows / (2 * subspace.chart.size),
         group=group,
+        offset=_offset(first),
         signs=signs,
     )
 
@@ -144,6 +156,12 @@ def _shard(subspace: Subspace, parameter: Tensor) -> Subspace:
             # An empty shard's offset may lie past the end; its slice is empty wherever it starts.
             subspace = subspace.narrow(dim, min(start, whole - length), length)
     return subspace
+
+
+def _offset(parameter: Tensor) -> tuple[int, ...]:
+    if not isinstance(parameter, DTensor):
+        return (0,) * parameter.ndim
+    return tuple(compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)[1])
 
 
 def _shard_group(parameter: Tensor) -> ProcessGroup | None:

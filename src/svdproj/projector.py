@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 from svdproj.coverage import Coverage, check_fit
 from svdproj.direction import HackDirection
 from svdproj.layouts import check_supported, refuse_flat_layouts
-from svdproj.masters import LOW_PRECISION, Masters
+from svdproj.masters import Masters
 from svdproj.options import ProjectionOptions
 from svdproj.plan import Stack, covered_parameters, make_stacks
 from svdproj.precision import full_float32
 from svdproj.report import METRICS, StepReport
+from svdproj.rounding import RoundingNoise
 from svdproj.routing import make_quarantine
 from svdproj.step import Displacements, Gradients, project, remove_from_state, snapshot, visited
 
@@ -26,8 +27,6 @@ NamedParameters = nn.Module | Iterable[tuple[str, Tensor]]
 # So many steps that train something, none of it covered, are a mistake in the wiring and not a schedule.
 INERT_STEPS = 50
 _VERSION = 1
-# Every replica draws the same bits, or data-parallel weights would drift apart.
-_ROUNDING_SEED = 0x5D9
 
 
 class Projector:
@@ -57,7 +56,7 @@ class Projector:
         self.masters = Masters()
         self.report: StepReport | None = None
         self._params = params if isinstance(params, nn.Module) else _as_pairs(params)
-        self._generators: dict[str, torch.Generator] = {}
+        self.noise = RoundingNoise()
         self._stacks: list[Stack] = []
         self._stacks_key: tuple[Any, ...] | None = None
         self._lent_stacks: list[Stack] | None = None
@@ -142,7 +141,8 @@ class Projector:
     @torch.compiler.disable
     def snapshot(self) -> list[Tensor]:
         """The covered weights before the optimizer's step."""
-        return snapshot(self.stepped_stacks())
+        with torch.no_grad():
+            return snapshot(self.stepped_stacks())
 
     @torch.compiler.disable
     def project_displacement(self, before: list[Tensor]) -> None:
@@ -152,8 +152,9 @@ class Projector:
             self.note_idle()
             return
         with torch.no_grad(), full_float32(_device_type(stacks)):
-            displacements = Displacements(stacks, before, self._noise_for)
-            route = None if self.quarantine is None else self.quarantine.take_displacement(self._noise_for)
+            noise_for = self.noise.advance()
+            displacements = Displacements(stacks, before, noise_for)
+            route = None if self.quarantine is None else self.quarantine.take_displacement(noise_for)
             self._note(project(stacks, displacements, self.options, count, self._pending(), route))
 
     @torch.compiler.disable
@@ -206,40 +207,22 @@ class Projector:
         own = (p for group in self.optimizer.param_groups for p in group["params"])
         return any(p.grad is not None for p in own) or any(p.grad is not None for _, p in self.named_parameters())
 
-    def _noise_for(self, stack: Stack) -> torch.Generator:
-        # Uneven shards draw different amounts, so replicated parameters must not share their stream.
-        kind = "whole" if stack.group is None else "shards"
-        device = stack.null.device
-        return self._generator(f"{kind}@{device}")
-
-    def _generator(self, key: str) -> torch.Generator:
-        """The projector's own source of rounding noise on a device; global random state stays untouched."""
-        if key not in self._generators:
-            device = torch.device(key.partition("@")[2])
-            self._generators[key] = torch.Generator(device).manual_seed(_ROUNDING_SEED)
-        return self._generators[key]
-
     # --- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The direction's fingerprint, the float32 masters and the rounding generators' states; empty without a direction.
+        """The direction's fingerprint, the float32 masters and the state of the rounding noise; empty without a direction.
 
         Tensors and primitives only, and the same entries at every step, as `torch.distributed.checkpoint` needs them.
         """
         if not len(self.direction):
             return {}
-        stacks = self.stacks()
-        low = [stack for stack in stacks if stack.parameters[0].dtype in LOW_PRECISION]
         if self.options.exact:
             self.masters.complete(self.parameters())
-        else:
-            for stack in low:
-                self._noise_for(stack)
         return {
             "version": _VERSION,
             "direction": self.direction.fingerprint,
             "masters": dict(self.masters.copies),
-            "generators": self._generator_states(),
+            "rounding": self.noise.state(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -262,27 +245,11 @@ class Projector:
                 "set_direction(...) if you want another one from here on"
             )
         self.masters.copies = {name: master.clone() for name, master in state_dict["masters"].items()}
-        self._set_generators(state_dict["generators"])
+        self.noise.set_state(state_dict["rounding"])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Generators cannot be copied, their states can; stacks and process groups are found again on demand.
-        state = {key: value for key, value in self.__dict__.items() if key != "_generators"}
-        return state | {"report": None, "_stacks": [], "_stacks_key": None, "generators": self._generator_states()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        generators = state.pop("generators")
-        self.__dict__.update(state)
-        self._set_generators(generators)
-
-    def _generator_states(self) -> dict[str, Tensor]:
-        return {key: generator.get_state() for key, generator in self._generators.items()}
-
-    def _set_generators(self, states: Mapping[str, Tensor]) -> None:
-        self._generators = {}
-        for key, state in states.items():
-            # A trainer may have moved the state to the GPU together with everything else.
-            self._generator(key).set_state(state.cpu())
+        # Stacks and process groups are found again on demand.
+        return self.__dict__ | {"report": None, "_stacks": [], "_stacks_key": None}
 
 
 def _as_pairs(params: Iterable[Any]) -> tuple[tuple[str, Tensor], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,24 +76,43 @@ class StepReport:
         return dict(zip(METRICS, values, strict=True))
 
 
-def sums_before(stack: Stack, found: Measured, removed: Float[Tensor, "stack"]) -> Float[Tensor, "5"]:
-    """One stack's contribution to `StepReport.before`."""
-    hack = found.coefficients.relu().square().sum()
-    null = (found.square * stack.null).sum()
-    chart_null = (found.in_chart * stack.chart_null).sum()
-    return torch.stack([hack, found.square.sum(), removed.sum(), null, chart_null])
+def sums_before(stacks: Sequence[Stack], measured: Sequence[Measured], removed: Sequence[Tensor]) -> Float[Tensor, "5"]:
+    """`StepReport.before`: a handful of small operations, however many stacks there are.
+
+    Args:
+        stacks: the stacks.
+        measured: one for each stack.
+        removed: for each stack, values whose squares add up to what was removed; or none at all.
+    """
+    square = _joined(found.square for found in measured)
+    inside = _joined(found.in_chart for found in measured)
+    return torch.stack(
+        [
+            _joined(found.coefficients for found in measured).relu().square().sum(),
+            square.sum(),
+            _joined(removed).square().sum() if removed else torch.zeros_like(square[0]),
+            (square * _joined(stack.null for stack in stacks)).sum(),
+            (inside * _joined(stack.chart_null for stack in stacks)).sum(),
+        ]
+    )
 
 
-def sums_after(found: Measured, gate: Gate) -> Float[Tensor, "3"]:
-    """One stack's contribution to `StepReport.after`."""
-    hack = found.coefficients.relu().square().sum()
-    guard = guarded(found.coefficients, gate).square().sum()
-    return torch.stack([hack, guard, found.square.sum()])
+def sums_after(measured: Sequence[Measured], gate: Gate) -> Float[Tensor, "3"]:
+    """`StepReport.after`."""
+    coefficients = _joined(found.coefficients for found in measured)
+    return torch.stack(
+        [
+            coefficients.relu().square().sum(),
+            guarded(coefficients, gate).square().sum(),
+            _joined(found.square for found in measured).sum(),
+        ]
+    )
 
 
-def total(sums: Sequence[Tensor]) -> Tensor:
-    """Sum over stacks, on the first one's device (a model may be spread over several)."""
-    return torch.stack([each.to(sums[0].device) for each in sums]).sum(0)
+def _joined(tensors: Iterable[Tensor]) -> Tensor:
+    """One flat tensor, on the first one's device (a model may be spread over several)."""
+    flat = [tensor.flatten() for tensor in tensors]
+    return torch.cat([tensor.to(flat[0].device) for tensor in flat])
 
 
 def _root_share(part: float, whole: float) -> float:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 # float32 mantissa bits that the target type does not keep.
 _DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}
+# Every replica draws the same bits, or data-parallel weights would drift apart.
+_SEED = 0x5D9
 
 
 def stochastic_round(
@@ -29,3 +35,34 @@ def stochastic_round(
     truncated = raised & ~((1 << bits) - 1)
     # Infinities and NaN have no neighbours; adding noise to their bit pattern would make other numbers of them.
     return torch.where(x.isfinite(), truncated.view(torch.float32), x).to(dtype)
+
+
+class RoundingNoise:
+    """The source of noise for stochastic rounding: a stream for each step, parameter and shard, from one counter.
+
+    Its state is the counter alone, the same in every process. Generators that go on from step to step would not do: uneven shards
+    draw different amounts, so that each process would have a state of its own, and a distributed checkpoint keeps one.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def advance(self) -> Callable[[str, tuple[int, ...], torch.device], torch.Generator]:
+        """Go to the next step; returns its source of generators, for a parameter's name, its shard's offset and a device."""
+        self._steps += 1
+        return partial(_generator, self._steps)
+
+    def state(self) -> Tensor:
+        """The number of steps so far, as a tensor."""
+        return torch.tensor(self._steps)
+
+    def set_state(self, state: Tensor) -> None:
+        """Go on from `state`."""
+        self._steps = int(state)
+
+
+def _generator(step: int, name: str, offset: tuple[int, ...], device: torch.device) -> torch.Generator:
+    # A hash, so that neighbouring steps and shards share nothing; 63 bits are what manual_seed takes everywhere.
+    key = f"{_SEED}:{step}:{name}:{offset}".encode()
+    seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+    return torch.Generator(device).manual_seed(seed)

@@ -84,14 +84,15 @@ class Quarantine:
         """A receiver that moves the quarantine as the optimizer would have moved the parameter beside it.
 
         Args:
-            noise_for: a stack's source of noise, for quarantines in low precision.
+            noise_for: the step's source of noise, for quarantines in low precision.
         """
 
         def take(stack: Stack, part: Tensor) -> None:
             for name, routed in zip(stack.names, part, strict=True):
                 tensor = local(self._tensors[name].detach())
                 if tensor.dtype in LOW_PRECISION:
-                    tensor.copy_(stochastic_round(tensor.float() - routed, tensor.dtype, noise_for(stack)))
+                    noise = noise_for(f"{name}/quarantine", stack.offset, tensor.device)
+                    tensor.copy_(stochastic_round(tensor.float() - routed, tensor.dtype, noise))
                 else:
                     # The part is of the negative displacement.
                     tensor.sub_(routed.to(tensor.dtype))

@@ -13,13 +13,13 @@ from svdproj.measure import Measured, measure, reduce_over_shards
 from svdproj.options import ProjectionOptions
 from svdproj.plan import Stack, local
 from svdproj.projection import gated, rescale_factor, shrink_factor
-from svdproj.report import Pending, StepReport, sums_after, sums_before, total
+from svdproj.report import Pending, StepReport, sums_after, sums_before
 from svdproj.rounding import stochastic_round
 
 # First moments in torch's optimizers: Adam and its kin, SGD and its kin.
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 
-NoiseFor = Callable[[Stack], torch.Generator]
+NoiseFor = Callable[[str, tuple[int, ...], torch.device], torch.Generator]
 Route = Callable[[Stack, Tensor], None]
 
 
@@ -77,7 +77,7 @@ class Displacements:
     Args:
         stacks: the stacks, their weights as they stand.
         before: what `snapshot` returned before the optimizer's step.
-        noise_for: a stack's source of noise for stochastic rounding.
+        noise_for: the step's source of noise for stochastic rounding (`RoundingNoise.advance`).
     """
 
     def __init__(self, stacks: Sequence[Stack], before: Sequence[Tensor], noise_for: NoiseFor) -> None:
@@ -104,7 +104,8 @@ class Displacements:
         stack = self.stacks[index]
         weights = stack.locals
         if weights[0].dtype in LOW_PRECISION:
-            values = stochastic_round(values, weights[0].dtype, self.noise_for(stack))
+            noise = self.noise_for(stack.names[0], stack.offset, values.device)
+            values = stochastic_round(values, weights[0].dtype, noise)
         torch._foreach_copy_(weights, list(values.unbind()))
 
     def _wide(self, weights: Tensor) -> Tensor:
@@ -124,8 +125,8 @@ def visited(stacks: Sequence[Stack]) -> int:
     """
     count = 0
     for stack in stacks:
-        for name, grad in zip(stack.names, stack.grads, strict=True):
-            if grad is None:
+        for name, parameter in zip(stack.names, stack.parameters, strict=True):
+            if (grad := parameter.grad) is None:
                 continue
             if grad.layout is not torch.strided:
                 raise TypeError(
@@ -157,30 +158,32 @@ def project(
     sharded = any(stack.group is not None for stack in stacks)
     riding = pending.for_stacks(stacks) if pending else None
     measured, late = reduce_over_shards(stacks, [measure(s, quantity.read(i)) for i, s in enumerate(stacks)], riding)
-    before, left = [], []
-    for index, (stack, found) in enumerate(zip(stacks, measured, strict=True)):
-        if not options.erase:
-            before.append(sums_before(stack, found, torch.zeros_like(found.square)))
-            continue
-        used = gated(found.coefficients, options.gate) * options.overshoot
-        removed = used.square().sum(-1)  # the rows are orthonormal: the squared norm of what they decode to
+    removed, left = [], []
+    for index, (stack, found) in enumerate(zip(stacks, measured, strict=True) if options.erase else ()):
+        used = gated(found.coefficients, options.gate)
+        if options.overshoot != 1.0:
+            used = used * options.overshoot
+        # The rows are orthonormal: the norm of what the coefficients decode to is theirs.
+        taken = used
         if options.mode == "shrink":
             kept = shrink_factor(found.square, _square_after(found, used))
-            removed = (1 - kept).square() * found.square
+            taken = (1 - kept) * found.square.sqrt()
             quantity.replace(index, _scaled(quantity.read(index), kept))
         elif options.preserve_norm:
             scale = rescale_factor(found.square, _square_after(found, used))
-            quantity.replace(index, _scaled(quantity.read(index).sub_(stack.subspace.decode(used)), scale))
+            quantity.replace(index, _scaled(quantity.read(index).sub_(stack.decode(used)), scale))
         else:
-            correction = stack.subspace.decode(used)
+            correction = stack.decode(used)
             if route is not None:
                 route(stack, correction)
             quantity.subtract(index, correction)
-        before.append(sums_before(stack, found, removed))
+            del correction  # before the next reading takes as much
+        removed.append(taken)
         left.append(measure(stack, quantity.read(index)))
-    seen = left if options.erase and not sharded else (late if options.erase else measured)
-    after = total([sums_after(found, options.gate) for found in seen]) if seen else torch.zeros_like(before[0][:3])
-    return StepReport(total(before), after, projected, Pending(stacks, left) if sharded and left else None)
+    seen = (left if options.erase else measured) if not (sharded and options.erase) else late
+    before = sums_before(stacks, measured, removed)
+    after = sums_after(seen, options.gate) if seen else torch.zeros_like(before[:3])
+    return StepReport(before, after, projected, Pending(stacks, left) if sharded and left else None)
 
 
 def _square_after(found: Measured, used: Tensor) -> Tensor:
@@ -207,6 +210,6 @@ def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, 
                 ]
             )
             (found,), _ = reduce_over_shards([stack], [measure(stack, x)])
-            for moment, value in zip(moments, x.sub_(stack.subspace.decode(found.coefficients)), strict=True):
+            for moment, value in zip(moments, x.sub_(stack.decode(found.coefficients)), strict=True):
                 if moment is not None:
                     moment.copy_(value)

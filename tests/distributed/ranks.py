@@ -18,6 +18,7 @@ def _serve(rank: int, store: str, connection: Connection) -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    connection.send(None)
     while (task := connection.recv()) is not None:
         name, arguments = task
         try:
@@ -41,11 +42,15 @@ class Ranks:
         ]
         for process in self._processes:
             process.start()
+        self._collect(timeout=240.0)  # importing torch and transformers takes long on a busy machine
 
-    def run(self, scenario: str, timeout: float = 90.0, **arguments: Any) -> None:
+    def run(self, scenario: str, timeout: float = 200.0, **arguments: Any) -> None:
         """Run a function of `scenarios` on both ranks; what a rank raises fails the test."""
         for connection in self._connections:
             connection.send((scenario, arguments))
+        self._collect(timeout)
+
+    def _collect(self, timeout: float) -> None:
         failures = []
         for rank, connection in enumerate(self._connections):
             if not connection.poll(timeout):
