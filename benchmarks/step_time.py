@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,9 +119,9 @@ def whole_steps(work: Work, chosen: Sequence[Way], repeats: int, inner: int) -> 
             with way.hooked():
                 if repeat < 0:
                     train(way)
-                    found[way.name]["peak_bytes"] = peak_memory(lambda way=way: train(way), work.device)
+                    found[way.name]["peak_bytes"] = peak_memory(partial(train, way), work.device)
                 else:
-                    found[way.name]["seconds"].append(timed(lambda way=way: train(way), work.device, inner))
+                    found[way.name]["seconds"].append(timed(partial(train, way), work.device, inner))
     return found
 
 
@@ -141,8 +143,6 @@ def bare_steps(work: Work, chosen: Sequence[Way], repeats: int, inner: int) -> d
 
 def host_seconds(step: Callable[[], Any], device: str) -> float:
     """How long the host is busy with issuing one step."""
-    import time
-
     seconds = []
     for _ in range(7):
         synchronize(device)
@@ -237,13 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens to a sequence")
     parser.add_argument("--micro", type=int, default=1, help="micro-batches to a training step")
     parser.add_argument("--repeats", type=int, help="rounds (15 on a GPU, 3 on a CPU)")
+    parser.add_argument("--inner", type=int, help="steps issued back to back for one figure (3 on a GPU, 1 on a CPU)")
     parser.add_argument("--stack-mib", type=int, nargs="*", default=[64, 32, 16, 8], help="stack sizes to compare")
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     options = parser.parse_args(arguments)
     cuda = options.device.startswith("cuda")
     batch = options.batch or (32 if cuda else 4)
     repeats = options.repeats or (15 if cuda else 3)
-    inner = 3 if cuda else 1
+    inner = options.inner or (3 if cuda else 1)
 
     speeds = {
         "copy_bytes_per_second": copy_bandwidth(options.device),

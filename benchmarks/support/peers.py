@@ -34,7 +34,7 @@ def loop_over_gradients(parameters: Mapping[str, nn.Parameter], bases: Mapping[s
     """The ten-line loop over `p.grad`, before `step()`."""
     for name, parameter in parameters.items():
         if parameter.grad is not None:
-            parameter.grad -= hackward(parameter.grad, bases[name])
+            parameter.grad.sub_(hackward(parameter.grad, bases[name]))
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def loop_around_step(parameters: Mapping[str, nn.Parameter], bases: Mapping[str,
     before = {name: parameter.clone() for name, parameter in parameters.items()}
     optimizer.step()
     for name, parameter in parameters.items():
-        parameter += hackward(before[name] - parameter, bases[name])
+        parameter.add_(hackward(before[name] - parameter, bases[name]))
 
 
 def gradient_hooks(parameters: Mapping[str, nn.Parameter], bases: Mapping[str, Bases]) -> list[RemovableHandle]:
