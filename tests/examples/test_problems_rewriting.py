@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from examples.leetcode_grpo.grading import Grader
+from examples.leetcode_grpo.grading.sandbox.values import dumps
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.problems import Problem, load_problems
+from examples.leetcode_grpo.problems import Problem, load_problems, rewriting
 from examples.leetcode_grpo.problems.building import trusted_method
 from examples.leetcode_grpo.problems.rewriting import (
     STYLES,
@@ -40,6 +41,28 @@ def test_every_solution_can_be_spoilt_and_the_sandbox_agrees() -> None:
     assert [problem.id for (_, problem), grade in zip(pairs, grades, strict=True) if grade.passed_strict] == []
     # It is a small mistake, no broken program.
     assert all(grade.compiles for grade in grades)
+
+
+@pytest.mark.parametrize(("families", "share"), [({"easy"}, 0.99), ({"pipeline"}, 0.97), ({"medium", "hard"}, 0.96)])
+def test_hidden_tests_catch_small_mistakes(families: set[str], share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all single changes to the canonical solutions. The rest are mostly no mistakes: `range(0, n)` in a sum of squares
+    is as right as `range(1, n)`."""
+    monkeypatch.setattr(rewriting, "MAX_LINES", 20_000)  # an endless loop is no pass either; it need not run for long
+    caught = total = 0
+    for problem in BANK:
+        for code in sorted(set(mistakes(problem.canonical_solution))) if problem.difficulty in families else []:
+            total += 1
+            caught += not passes(problem, code)
+    assert total > 900
+    assert caught / total >= share
+
+
+def passes(problem: Problem, code: str) -> bool:
+    try:
+        method = trusted_method(code, problem.method)
+        return all(dumps(rewriting._run_briefly(method, test.args)) == dumps(test.expected) for test in problem.tests)
+    except Exception:
+        return False
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -22,7 +22,7 @@ def _draw_prices(rng: Random) -> tuple[list[int], int]:
     return [rng.randint(1, 12) for _ in range(rng.randint(2, 9))], rng.randint(0, 3)
 
 
-COINS = Inputs((([2, 5], 0), ([3], 5), ([1, 5, 10], 27), ([1, 3, 4], 6), ([7], 14)), _draw_coins)
+COINS = Inputs((([2, 5], 0), ([3], 5), ([1, 5, 10], 27), ([1, 3, 4], 6), ([7], 14), ([4, 1], 1)), _draw_coins)
 WALLED = Kind(([[0]], [[1]], [[0, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0, 0]]), matrix(0, 1).draw)
 TWO_WORDS = each(letters("abc", 8, "abc", "a", "cab"), letters("abc", 8, "acb", "b", "bca"))
 
@@ -157,7 +157,7 @@ return now
 """,
         each(
             Kind(
-                ("0", "7", "10", "226", "2101", "30", "1111"),
+                ("0", "7", "10", "226", "2101", "30", "1111", "261", "100", "27"),
                 lambda rng: "".join(rng.choices("1120", k=rng.randint(2, 7))),
             )
         ),

@@ -271,7 +271,17 @@ def follow(i, j, rest, used):
 
 return any(follow(i, j, s, set()) for i in range(len(m)) for j in range(len(m[0])))
 """,
-        Inputs((([["a"]], "a"), ([["a"]], "aa"), ([["a", "b"], ["b", "a"]], "abab"), ([["b"]], "a")), _draw_search),
+        Inputs(
+            (
+                *(([["a"]], "a"), ([["a"]], "aa"), ([["a", "b"], ["b", "a"]], "abab"), ([["b"]], "a")),
+                *(([["a", "b"]], "aba"), ([["a", "b"], ["c", "a"]], "cab"), ([["b"], ["a"], ["c"]], "cab")),
+                *(([["b"], ["a"], ["c"]], "bac"), ([["b", "a", "c"]], "cab"), ([["b", "a", "c"]], "bac")),
+                *(([["a", "b", "c"], ["f", "e", "d"], ["g", "h", "i"]], s) for s in ("abcdefghi", "ihgfedcba", "abd")),
+                *(([["b", "a"], ["a", "c"]], "bc"), ([["a", "x", "b"]], "ab"), ([["a"], ["x"], ["b"]], "ba")),
+                *(([["a", "b"], ["b", "b"]], "bbab"), ([["a", "x", "b"]], "ba"), ([["a"], ["x"], ["b"]], "ab")),
+            ),
+            _draw_search,
+        ),
     ),
 )
 
@@ -295,7 +305,14 @@ while level:
 return -1
 """,
         Inputs(
-            (("aa", "bb", []), ("aa", "ab", ["ab"]), ("aa", "bb", ["ab", "bb"]), ("aa", "cc", ["ab", "cc"])),
+            (
+                *(("aa", "bb", []), ("aa", "ab", ["ab"]), ("aa", "bb", ["ab", "bb"]), ("aa", "cc", ["ab", "cc"])),
+                *(
+                    ("cat", "dog", ["cot", "cog", "dog"]),
+                    ("cat", "cog", ["cog"]),
+                    ("cat", "dog", ["cot", "dog", "cogs"]),
+                ),
+            ),
             _draw_ladder,
         ),
     ),

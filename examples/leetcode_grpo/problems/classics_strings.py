@@ -58,7 +58,10 @@ def _draw_interleaved(rng: Random) -> tuple[str, str, str]:
 BRACKETS = letters("()[]", 8, "()", "([)]", "([])", "[", "))")
 ROUND = letters("()", 10, "()", ")(", "(()", "()()", ")))")
 FEW_LETTERS = letters("abc", 9, "a", "aa", "abcba", "abcabc")
-PAIR = each(letters("abc", 7, "abc", "a", "aab"), letters("abc", 5, "abc", "ba", "cc", "b"))
+PAIR = each(
+    letters("abc", 7, "abc", "a", "aab", "", "ac", "b", "cab"),
+    letters("abc", 5, "abc", "ba", "cc", "b", "abc", "bab", ""),
+)
 
 MEDIUM: tuple[Task, ...] = (
     Task(
@@ -226,7 +229,7 @@ for value, sign in signs:
     n %= value
 return result
 """,
-        each(integer(1, 3999, 1, 4, 9, 40, 1994, 3999, 2024)),
+        each(integer(1, 3999, 1, 4, 9, 40, 1994, 3999, 2024, 400, 444, 500, 90)),
     ),
 )
 
@@ -286,7 +289,8 @@ for c in p:
 return fits[-1]
 """,
         Inputs(
-            (("", ""), ("", "*"), ("a", "?"), ("ab", "a"), ("abba", "a*a"), ("abb", "*a"), ("", "?")), _draw_wildcards
+            (("", ""), ("", "*"), ("a", "?"), ("ab", "a"), ("abba", "a*a"), ("abb", "*a"), ("", "?"), ("a", "")),
+            _draw_wildcards,
         ),
     ),
     Task(

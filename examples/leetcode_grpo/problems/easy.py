@@ -135,7 +135,13 @@ NUMBERS: tuple[Task, ...] = (
         "sum(n % d == 0 for d in range(1, n + 1))",
         POSITIVE,
     ),
-    _task("is_prime", "n", "Say whether n is a prime number.", "n > 1 and all(n % d for d in range(2, n))", POSITIVE),
+    _task(
+        "is_prime",
+        "n",
+        "Say whether n is a prime number.",
+        "n > 1 and all(n % d for d in range(2, n))",
+        integer(1, 60, 1, 2, 3, 4, 17, 25, 49),
+    ),
     _task("is_square", "n", "Say whether n is the square of a whole number.", "int(n**0.5) ** 2 == n", NATURAL),
     _task(
         "largest_proper_divisor",
@@ -370,7 +376,13 @@ LISTS: tuple[Task, ...] = (
         "len(set(a)) < 2",
         BITS,
     ),
-    _task("all_positive", "a", "Say whether every number in a is above zero.", "all(x > 0 for x in a)", INTS),
+    _task(
+        "all_positive",
+        "a",
+        "Say whether every number in a is above zero.",
+        "all(x > 0 for x in a)",
+        numbers(-1, 9, longest=3),
+    ),
     _task("any_zero", "a", "Say whether a contains a zero.", "0 in a", INTS),
     _task(
         "is_sorted",
@@ -822,7 +834,7 @@ STRINGS: tuple[Task, ...] = (
         "Return s if it has at most n characters, else its first n followed by three dots.",
         's if len(s) <= n else s[:n] + "..."',
         TEXT,
-        integer(0, 15, 4, 2, 8),
+        integer(0, 15, 4, 3, 5, 8, 2),
     ),
     _task("contains", "s, t", "Say whether the string t occurs within s.", "t in s", TEXT, LETTER),
     _task(
