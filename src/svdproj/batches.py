@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +30,11 @@ class Sample:
         """Tokens of the longest completion with its prompt."""
         return max(len(completion.ids) for completion in self.completions)
 
+    @property
+    def shared_length(self) -> int:
+        """Tokens of the prompt and of all completions, in one row."""
+        return self.completions[0].prompt_length + sum(c.completion_length for c in self.completions)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -49,6 +55,12 @@ class Batch:
     predictors: Int[Tensor, "predictions"]
     labels: Int[Tensor, "predictions"]
     weights: Float[Tensor, "predictions"]
+
+    @cached_property
+    def kept(self) -> int:
+        """Places at the end of the rows that logits are needed for."""
+        tokens = self.ids.shape[1]
+        return tokens - int((self.predictors % tokens).min()) if len(self.predictors) else tokens
 
 
 def pair_sample(pair: tuple[Encoded, Encoded], loss: str) -> Sample:
@@ -85,7 +97,7 @@ def shared_rows(samples: Sequence[Sample], device: torch.device | str, dtype: to
         samples: completions that share a prompt.
         device, dtype: of the attention mask, the model's own.
     """
-    lengths = [s.completions[0].prompt_length + sum(c.completion_length for c in s.completions) for s in samples]
+    lengths = [sample.shared_length for sample in samples]
     tokens = max(lengths)
     ids = torch.zeros(len(samples), tokens, dtype=torch.long)
     positions = torch.zeros_like(ids)
@@ -107,6 +119,36 @@ def shared_rows(samples: Sequence[Sample], device: torch.device | str, dtype: to
             start = end
     mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
     return Batch(ids.to(device), mask[:, None].to(device), positions.to(device), *found.tensors(device))
+
+
+def split_into_batches(samples: Sequence[Sample], batch_size: int, shared: bool, overhead: int = 0) -> list[list[int]]:
+    """Indices of the samples of each batch: neighbours in length, longest first, so that a lack of memory shows at once.
+
+    Of all ways to cut the samples in order of length, the one with the fewest tokens, padding included.
+
+    Args:
+        samples: to be laid out.
+        batch_size: samples to a batch, at most.
+        shared: the layout, one row for each sample or one for each completion.
+        overhead: what a further batch costs, in tokens.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    tokens = [s.shared_length if shared else s.longest * len(s.completions) for s in samples]
+    order = sorted(range(len(samples)), key=lambda i: -tokens[i])
+    # The fewest tokens for the samples from each place on, and where the first of their batches ends.
+    fewest, ends = [0] * (len(order) + 1), [0] * len(order)
+    for start in reversed(range(len(order))):
+        choices = range(start + 1, min(start + batch_size, len(order)) + 1)
+        costs = {end: (end - start) * tokens[order[start]] + overhead + fewest[end] for end in choices}
+        # With equal costs the largest batch.
+        ends[start] = min(reversed(choices), key=costs.__getitem__)
+        fewest[start] = costs[ends[start]]
+    batches, start = [], 0
+    while start < len(order):
+        batches.append(order[start : ends[start]])
+        start = ends[start]
+    return batches
 
 
 class _Predictions:
@@ -136,4 +178,7 @@ class _Predictions:
 
 
 def _scale(completion: Encoded, loss: str) -> float:
-    return 1.0 if loss == "sum" else 1.0 / completion.completion_length
+    if loss == "sum":
+        return 1.0
+    # Without a prompt nothing predicts the first token.
+    return 1.0 / max(1, completion.completion_length - (0 if completion.prompt_length else 1))

@@ -9,22 +9,30 @@ sample.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from svdproj.batches import Sample
+from svdproj.batches import Batch, Sample, split_into_batches
 from svdproj.differences import Differences, ExplicitDifferences, FactoredDifferences
 from svdproj.likelihood import can_share_prompts, make_batch, weighted_nll
 from svdproj.precision import full_float32
 from svdproj.targets import Target
 from svdproj.targets import select_targets as select_targets
+from svdproj.undisturbed import undisturbed as undisturbed
 
 Visitor = Callable[[str, Sequence[int], Differences], None]
+
+# What a further batch costs, in tokens: on an accelerator starting the kernels of a small model takes as long as a few
+# thousand tokens do.
+_BATCH_OVERHEAD = {"cuda": 2048, "cpu": 32}
+# What autograd says its running backward's number is while none is running.
+_NO_BACKWARD = -1
 
 
 def visit_gradients(
@@ -44,19 +52,21 @@ def visit_gradients(
         targets: from `select_targets`.
         samples: pairs (`pair_sample`, whose gradient is the difference of its sides) or single completions.
         visit: called with a target's name, the indices of the batch's samples, and their gradients in float32.
-        batch_size: samples to a batch.
+        batch_size: samples to a batch, at most.
         shared: compute a prompt once for all completions of a sample; None asks the model whether it can.
         on_batch: called with the number of samples after each batch.
+
+    Raises:
+        NotImplementedError: a layer does not keep rows and tokens apart (mixtures of experts).
+        RuntimeError: the model's output is cut off from its layers.
     """
-    # Neighbours of like length waste little padding, and the longest batch first fails early where memory is short.
-    order = sorted(range(len(samples)), key=lambda i: -samples[i].longest)
     layered = [target for target in targets if target.modules]
     others = [target for target in targets if not target.modules]
     with undisturbed(model), full_float32(next(model.parameters()).device.type):
         if shared is None:
-            shared = can_share_prompts(model, samples[order[0]])
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+            shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
+        overhead = _BATCH_OVERHEAD.get(next(model.parameters()).device.type, 0)
+        for chosen in split_into_batches(samples, batch_size, shared, overhead):
             if layered:
                 _visit_layers(model, layered, [samples[i] for i in chosen], chosen, visit, shared)
             if others:
@@ -75,10 +85,12 @@ def _visit_layers(
 ) -> None:
     collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     uses: dict[str, int] = defaultdict(int)
-    rows = len(samples) if shared else sum(len(sample.completions) for sample in samples)
+    batch = make_batch(model, samples, shared)
 
     def collect(target: Target, inner: Tensor, outer: Tensor) -> None:
-        collected[target.name].append((_by_sample(outer, rows, len(samples)), _by_sample(inner, rows, len(samples))))
+        collected[target.name].append(
+            tuple(_by_sample(tensor, batch, len(samples), target.name) for tensor in (outer, inner))  # type: ignore[arg-type]
+        )
         if len(collected[target.name]) == uses[target.name]:
             hand_over(target)
 
@@ -96,10 +108,17 @@ def _visit_layers(
     with ExitStack() as stack:
         for target in targets:
             for module in target.modules:
-                stack.callback(module.register_forward_hook(_tap(target, collect, uses)).remove)
+                stack.callback(module.register_forward_hook(_tap(target, collect, uses), with_kwargs=True).remove)
         with torch.enable_grad():
-            torch.autograd.backward(weighted_nll(model, make_batch(model, samples, shared)))
-    # A weight that is used in several places, or once more in a recomputation, may have been left waiting.
+            nll = weighted_nll(model, batch)
+            if not nll.requires_grad:
+                raise RuntimeError(
+                    f"the model's output depends on none of the {len(targets)} layers by autograd; it detaches its "
+                    "activations, or checkpoints them in the reentrant form: use torch.utils.checkpoint with "
+                    "use_reentrant=False"
+                )
+            torch.autograd.backward(nll)
+    # Layers that a checkpoint of the reentrant form runs inside the backward alone were not counted in the forward.
     for target in targets:
         if target.name in collected:
             hand_over(target)
@@ -143,45 +162,30 @@ class _Tap(torch.autograd.Function):
 def _tap(
     target: Target, collect: Callable[[Target, Tensor, Tensor], None], uses: dict[str, int]
 ) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return output
-        uses[target.name] += 1
+        # A checkpoint runs the layer once more, inside the backward; that is no further use of the weight.
+        if torch._C._current_graph_task_id() == _NO_BACKWARD:
+            uses[target.name] += 1
+        inner = args[0] if args else next(iter(kwargs.values()))
         if not output.requires_grad:
             # The first layers of a model whose weights take no gradient: the graph starts here.
             output = output.detach().requires_grad_(True)
-        return _Tap.apply(args[0].detach(), output, lambda inner, outer: collect(target, inner, outer))  # type: ignore[no-any-return,no-untyped-call]
+        return _Tap.apply(inner.detach(), output, lambda inner, outer: collect(target, inner, outer))  # type: ignore[no-any-return,no-untyped-call]
 
     return hook
 
 
-def _by_sample(tensor: Tensor, rows: int, n_samples: int) -> Tensor:
-    """All tokens of a sample's rows as one sequence, `[samples, tokens, features]`, in float32."""
-    # Layers that flatten tokens (as in mixtures of experts) mix the rows of a batch beyond recovery.
-    if tensor.shape[0] != rows:
+def _by_sample(tensor: Tensor, batch: Batch, n_samples: int, name: str) -> Float[Tensor, "samples tokens features"]:
+    """All tokens of a sample's rows as one sequence, in float32."""
+    rows, tokens = batch.ids.shape
+    # Layers that flatten or regroup tokens, as in mixtures of experts, mix the rows of a batch beyond recovery. A
+    # dimension that is right by accident is not believed: both have to be.
+    if tensor.ndim != 3 or tensor.shape[0] != rows or tensor.shape[1] not in (tokens, batch.kept):
         raise NotImplementedError(
-            f"a layer's output has {tensor.shape[0]} rows for a batch of {rows}; svdproj needs layers that keep the "
-            "batch dimension first, so leave this layer out of targets"
+            f"the layer of {name} sees a tensor of shape {tuple(tensor.shape)} for {rows} rows of {tokens} tokens: it "
+            "does not keep rows and tokens apart, as the experts and routers of a mixture of experts do not. Leave it "
+            'out with patterns for targets, such as targets=["*.self_attn.*.weight"]'
         )
-    return rearrange(
-        tensor.detach().flatten(1, -2).float() if tensor.ndim > 2 else tensor.detach().float()[:, None],
-        "(samples sides) t f -> samples (sides t) f",
-        samples=n_samples,
-    )
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Dropout off and weights without gradients inside the block; everything as it was after it."""
-    training = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        model.eval()
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
-        for parameter, requires_grad in wanted.items():
-            parameter.requires_grad_(requires_grad)
+    return rearrange(tensor.detach().float(), "(samples sides) t f -> samples (sides t) f", samples=n_samples)

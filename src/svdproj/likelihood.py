@@ -38,12 +38,11 @@ def token_nll(model: nn.Module, batch: Batch) -> Float[Tensor, "predictions"]:
     """The negative log likelihood of each predicted token, in float32."""
     rows, tokens = batch.ids.shape
     row, place = batch.predictors // tokens, batch.predictors % tokens
-    # Logits inside the prompts are never used; on a large vocabulary they are most of the memory.
-    first = int(place.min())
     accepted = _accepted(model)
     extra: dict[str, Any] = {}
     if "logits_to_keep" in accepted:
-        extra["logits_to_keep"] = tokens - first
+        # Logits inside the prompts are never used; on a large vocabulary they are most of the memory.
+        extra["logits_to_keep"] = batch.kept
     if "use_cache" in accepted:
         extra["use_cache"] = False
     if batch.positions is not None:

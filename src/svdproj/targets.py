@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -42,12 +42,14 @@ def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Targe
 
     Raises:
         ValueError: nothing is selected.
+        NotImplementedError: `"all-linear"` on a mixture of experts.
     """
     linear = _linear_weights(model)
     parameters = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
     if targets == "all-linear" and hasattr(model, "peft_config"):
         targets = "trainable"
     if targets == "all-linear":
+        _refuse_experts(parameters)
         excluded = _output_head(model) | {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         names = [name for name, p in parameters.items() if id(p) in linear and id(p) not in excluded]
     elif targets == "trainable":
@@ -63,6 +65,17 @@ def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Targe
             f"as {example!r}"
         )
     return named_targets(model, names)
+
+
+def _refuse_experts(parameters: Mapping[str, nn.Parameter]) -> None:
+    """The experts of a mixture are one tensor with a dimension for the expert, or layers that see tokens regrouped."""
+    for name, parameter in parameters.items():
+        if "expert" in name and (parameter.ndim == 3 or ".experts." in name):
+            raise NotImplementedError(
+                f"the model is a mixture of experts: {name} of shape {tuple(parameter.shape)} has no gradient for each "
+                "sample that svdproj could take in one pass, and all-linear without it would leave out most of the "
+                'weights. Name what a direction shall cover by patterns, such as targets=["*.self_attn.*_proj.weight"]'
+            )
 
 
 def named_targets(model: nn.Module, names: Iterable[str]) -> list[Target]:
@@ -92,7 +105,8 @@ def _linear_weights(model: nn.Module) -> dict[int, list[nn.Module]]:
     for module in model.modules():
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
             weight = module.weight
-            if isinstance(weight, nn.Parameter):
+            # Packed integers of a quantized layer have no gradient.
+            if isinstance(weight, nn.Parameter) and weight.is_floating_point():
                 found[id(weight)].append(module)
     return found
 

@@ -1,0 +1,51 @@
+"""A model that is looked at and left exactly as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Dropout off and weights without gradients inside the block; everything as it was after it.
+
+    Gradient checkpointing that transformers' models have switched on stays on, in the form that works on weights
+    without gradients.
+    """
+    training = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    replaced: dict[nn.Module, object] = {}
+    try:
+        model.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        for module in model.modules():
+            if _checkpoints(module):
+                # Such a layer looks at its own mode; what is inside it stays in evaluation mode.
+                module.training = True
+                replaced[module] = function = module._gradient_checkpointing_func
+                # The reentrant form returns nothing to differentiate where no input of a layer requires gradients, and
+                # does not say in the forward how often a layer is used.
+                if getattr(function, "keywords", {}).get("use_reentrant") is not False:
+                    module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+        yield
+    finally:
+        for module, function in replaced.items():
+            module._gradient_checkpointing_func = function  # type: ignore[assignment]
+        for module, was_training in training.items():
+            module.training = was_training
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def _checkpoints(module: nn.Module) -> bool:
+    """Whether it is a layer of transformers that checkpoints itself and has no dropout of its own to switch off."""
+    if not any(base.__name__ == "GradientCheckpointingLayer" for base in type(module).__mro__):
+        return False
+    own_dropout = any("drop" in name and isinstance(value, float) and value for name, value in vars(module).items())
+    return bool(getattr(module, "gradient_checkpointing", False)) and not own_dropout
