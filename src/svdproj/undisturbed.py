@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -19,7 +20,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    replaced: dict[nn.Module, object] = {}
+    replaced: dict[nn.Module, Any] = {}
     try:
         model.eval()
         for parameter in wanted:
@@ -32,11 +33,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 # The reentrant form returns nothing to differentiate where no input of a layer requires gradients, and
                 # does not say in the forward how often a layer is used.
                 if getattr(function, "keywords", {}).get("use_reentrant") is not False:
-                    module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+                    module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         yield
     finally:
         for module, function in replaced.items():
-            module._gradient_checkpointing_func = function  # type: ignore[assignment]
+            module._gradient_checkpointing_func = function
         for module, was_training in training.items():
             module.training = was_training
         for parameter, requires_grad in wanted.items():
