@@ -33,7 +33,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 # The reentrant form returns nothing to differentiate where no input of a layer requires gradients, and
                 # does not say in the forward how often a layer is used.
                 if getattr(function, "keywords", {}).get("use_reentrant") is not False:
-                    module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+                    module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
         yield
     finally:
         for module, function in replaced.items():
