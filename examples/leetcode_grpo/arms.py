@@ -12,7 +12,9 @@ from typing import Any, Literal
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.presets import Preset
 
-Source = Literal["hack", "random", "placebo"]
+Source = Literal["hack", "random", "random-matched", "placebo"]
+Reward = Literal["environment", "honest", "penalty", "concept"]
+Quarantine = Literal["none", "empty", "seeded"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,14 @@ class Arm:
     Args:
         name: as in files and tables.
         purpose: one line for the report.
-        source: the direction: from hack against clean, a random one of the same shape, or from clean against clean.
+        source: the direction: from hack against clean, a random one of the same shape or one that removes as much, or from clean
+            against clean.
         projection: options of `ProjectedOptimizer`.
         shrink: take away as much of every step's length as the projection would, without turning it.
+        reward: what is paid: what the `environment` pays; `honest` discloses no loophole and pays for none; `penalty` and `concept`
+            are the baselines of `examples.leetcode_grpo.baselines`.
+        quarantine: where what is removed goes: nowhere, or into a quarantine that is `empty` or `seeded` hack-ward at the start.
+        numbers: the arm's own: `refresh_every` steps, `matched_ratio`, `penalty`, `alpha`, `absorb_nats`.
         settings: `name=value` settings that this arm changes in the preset.
     """
 
@@ -33,6 +40,9 @@ class Arm:
     source: Source = "hack"
     projection: Mapping[str, Any] = field(default_factory=dict)
     shrink: bool = False
+    reward: Reward = "environment"
+    quarantine: Quarantine = "none"
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
 
     def configure(self, preset: Preset) -> Preset:
@@ -47,27 +57,45 @@ class Arm:
         """What the results file says about a run of this arm: the preset's settings and the arm's own."""
         return {**self.configure(preset).as_dict(), **self.as_dict()}
 
+    def number(self, name: str) -> float:
+        """One of the arm's own numbers.
+
+        Raises:
+            UsageError: the arm has none of that name, or leaves it open.
+        """
+        if (value := self.numbers.get(name)) is None:
+            raise UsageError(f"the arm {self.name} needs {name}; give it: {self.name}:{name}=1")
+        return value
+
     def as_dict(self) -> dict[str, Any]:
         """What the results file says about the arm."""
         defaults = {"space": "update", "gate": "one_sided", "mode": "erase", "overshoot": 1.0, "preserve_norm": False}
-        return {**defaults, **self.projection, "direction_source": self.source, "shrink": self.shrink}
+        choices = {
+            "direction_source": self.source,
+            "shrink": self.shrink,
+            "arm_reward": self.reward,
+            "quarantine": self.quarantine,
+        }
+        return {**defaults, **self.projection, **choices, **self.numbers}
 
 
 # Rows that catch a share f of unseen prompts' hack-ward gradients cancel it to first order if they are removed 1/f times. The pilot
 # measured f = 0.42 on held-out pairs (PREREGISTRATION.md); 3 is the next whole number above 1/f. A one-sided gate leaves no hack-ward
 # component for any overshoot of 1 or more. Controls remove as often.
 OVERSHOOT = 3.0
+_ERASE: Mapping[str, Any] = {"overshoot": OVERSHOOT}
+_MEASURE: Mapping[str, Any] = {"mode": "measure"}
 
 ARMS: Mapping[str, Arm] = {
     arm.name: arm
     for arm in (
-        Arm("vanilla", "plain GRPO; the direction is measured, never applied", projection={"mode": "measure"}),
+        Arm("vanilla", "plain GRPO; the direction is measured, never applied", projection=_MEASURE),
         Arm(
             "erase-gradient",
             "project the gradient before AdamW sees it",
             projection={"space": "gradient", "overshoot": OVERSHOOT},
         ),
-        Arm("erase-update", "project the update that AdamW applies: the main arm", projection={"overshoot": OVERSHOOT}),
+        Arm("erase-update", "project the update that AdamW applies: the main arm", projection=_ERASE),
         Arm(
             "erase-update-two-sided",
             "remove the whole component, not only the hack-ward",
@@ -75,17 +103,55 @@ ARMS: Mapping[str, Arm] = {
         ),
         Arm("erase-update-reverse", "turn the whole component around", projection={"gate": "reverse"}),
         Arm(
-            "random",
-            "control: a random subspace of the same shape",
-            source="random",
-            projection={"overshoot": OVERSHOOT},
+            "erase-update-refresh",
+            "as erase-update, with the direction fitted anew every few steps",
+            projection=_ERASE,
+            numbers={"refresh_every": 5},
+        ),
+        Arm(
+            "route",
+            "what erase-update would remove goes to a quarantine; deployed without it",
+            projection={"mode": "route", "overshoot": OVERSHOOT},
+            quarantine="empty",
+        ),
+        Arm(
+            "absorb",
+            "as route, with a quarantine that hacks from the start, so that little is left to learn",
+            projection={"mode": "route", "overshoot": OVERSHOOT},
+            quarantine="seeded",
+            numbers={"absorb_nats": 0.1},
+        ),
+        Arm("random", "control: a random subspace of the same shape", source="random", projection=_ERASE),
+        Arm(
+            "random-matched",
+            "control: a random subspace that removes as much energy",
+            source="random-matched",
+            projection=_ERASE,
+            numbers={"matched_ratio": None},
         ),
         Arm("shrinkage", "control: the same loss of length, no change of direction", shrink=True),
+        Arm("placebo", "control: a direction from clean against clean", source="placebo", projection=_ERASE),
+        Arm("no-loophole", "baseline: nothing disclosed, strict grading alone", projection=_MEASURE, reward="honest"),
         Arm(
-            "placebo",
-            "control: a direction from clean against clean",
-            source="placebo",
-            projection={"overshoot": OVERSHOOT},
+            "ground-truth-penalty",
+            "baseline: the strict oracle takes from the reward of every hack",
+            projection=_MEASURE,
+            reward="penalty",
+            numbers={"penalty": 4.0},
+        ),
+        Arm("kl", "baseline: a penalty on leaving the starting policy", projection=_MEASURE, settings=("kl=0.05",)),
+        Arm(
+            "advantage-modification",
+            "baseline: less reward where hidden states look like hacking",
+            projection=_MEASURE,
+            reward="concept",
+            numbers={"alpha": 2.0},
+        ),
+        Arm(
+            "weak-detector",
+            "erase-update whose pairs and teacher know two loopholes of four",
+            projection=_ERASE,
+            settings=("known_loopholes=run_tests,sentinel",),
         ),
     )
 }
@@ -94,7 +160,8 @@ ARMS: Mapping[str, Arm] = {
 def get_arm(text: str) -> Arm:
     """The arm of that name, or a variant of it: `erase-update:overshoot=3:k=64`.
 
-    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`) or settings of the preset. Its name, in
+    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`), the arm's own numbers, or settings of
+    the preset. Its name, in
     files and tables, is `erase-update@k=64,overshoot=3`, whatever the order in which the changes were given.
 
     Raises:
@@ -118,8 +185,10 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
         if option in given:
             raise UsageError(f"{option} is given twice for a variant of {arm.name}; give it once")
         given[option] = value
-    projection = {name: _parse_option(name, given[name]) for name in _OPTIONS if name in given}
-    settings = tuple(f"{name}={value}" for name, value in sorted(given.items()) if name not in _OPTIONS)
+    projection = {name: _parse_option(name, given[name], _OPTIONS[name]) for name in _OPTIONS if name in given}
+    numbers = {name: _parse_option(name, given[name], _positive) for name in arm.numbers if name in given}
+    own = {*projection, *numbers}
+    settings = tuple(f"{name}={value}" for name, value in sorted(given.items()) if name not in own)
     # A comma separates changes, so that of a list becomes a plus.
     label = ",".join(f"{name}={value.replace(',', '+')}" for name, value in sorted(given.items()))
     return replace(
@@ -127,6 +196,7 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
         name=f"{arm.name}@{label}",
         purpose=f"{arm.name} with {', '.join(sorted(changes))}",
         projection={**arm.projection, **projection},
+        numbers={**arm.numbers, **numbers},
         settings=(*arm.settings, *settings),
     )
 
@@ -160,8 +230,8 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def _parse_option(name: str, text: str) -> Any:
+def _parse_option(name: str, text: str, parse: Callable[[str], Any]) -> Any:
     try:
-        return _OPTIONS[name](text)
+        return parse(text)
     except ValueError as error:
         raise UsageError(f"{name} must be {error}, got {text!r}") from None

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.equipment import arm_direction
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
@@ -20,7 +21,7 @@ from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.report import show_table, write_report
 from examples.leetcode_grpo.results import RunResult, result_path
 from examples.leetcode_grpo.tasks import make_tasks
-from examples.leetcode_grpo.training import arm_direction, run
+from examples.leetcode_grpo.training import run
 from examples.leetcode_grpo.warm_start import warm_started
 
 ARMS = ("vanilla", "erase-update")

@@ -40,7 +40,7 @@ def make_pairs(preset: Preset, tasks: Tasks, source: Source, seed: int, grader: 
         UsageError: there are no problems to make pairs of.
     """
     make = placebo_pairs if source == "placebo" else bank_pairs
-    loopholes = [Loophole(name) for name in preset.loopholes]
+    loopholes = [Loophole(name) for name in preset.known]
     n = min(preset.n_pairs, len(tasks.pairs) * len(loopholes))
     try:
         return make(tasks.pairs, loopholes, n, seed, grader=None if preset.problems == BUILTIN else grader)

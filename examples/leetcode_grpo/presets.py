@@ -26,6 +26,7 @@ class Preset:
             covers, are a way round the projection; the choice is the same for all arms.
         problems: `"builtin"`, or a path to a LeetCode JSONL file.
         loopholes: which loopholes problems get, in turn.
+        known_loopholes: those of them that pairs and cached rollouts may show; empty for all. The others are measured.
         easy, pipeline, medium, hard: at most so many RL problems of each difficulty; None takes all.
         warm_steps, warm_lr, warm_batch: supervised fine-tuning on clean solutions of the easy problems of the split `pairs`
             before reinforcement learning; 0 steps for none.
@@ -59,6 +60,7 @@ class Preset:
     trainable: Literal["all", "linear"] = "all"
     problems: str = "builtin"
     loopholes: tuple[str, ...] = FOUR_LOOPHOLES
+    known_loopholes: tuple[str, ...] = ()
     easy: int | None = None
     pipeline: int | None = None
     medium: int | None = None
@@ -109,6 +111,10 @@ class Preset:
             raise UsageError(f"unknown loophole {', '.join(map(repr, unknown))}; known are {', '.join(known)}")
         if not self.loopholes:
             raise UsageError(f"loopholes must not be empty; choose from {', '.join(known)}")
+        if unknown := [name for name in self.known_loopholes if name not in self.loopholes]:
+            raise UsageError(
+                f"known_loopholes must be among the loopholes {', '.join(self.loopholes)}, got {', '.join(unknown)}"
+            )
         if not 0 <= self.teacher_per_group < self.group_size:
             raise UsageError(
                 f"teacher_per_group must leave room for the policy's own rollouts: from 0 to {self.group_size - 1}, "
@@ -134,6 +140,11 @@ class Preset:
                 raise UsageError(f"unknown setting {name!r}; known are {', '.join(f.name for f in fields(self)[1:])}")
             changes[name] = _parse(name, text, hints[name])
         return replace(self, **changes)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The loopholes that pairs and cached rollouts may show."""
+        return self.known_loopholes or self.loopholes
 
     def changes(self) -> list[str]:
         """The settings, as `name=value`, that turn the preset of this name into this one."""

@@ -91,8 +91,9 @@ class RunResult:
         device: the machine, in words.
         direction: the direction's metadata.
         steps: for each step `step`, `hack`, `attempted`, `pass`, `reward` over the policy's own rollouts, and further metrics.
-        eval: held-out problems after training.
+        eval: held-out problems after training, asked of the policy that is deployed.
         seconds: wall time by phase.
+        eval_kept: with a quarantine, the same problems asked of the policy that still has it; None for other arms.
     """
 
     arm: str
@@ -105,6 +106,7 @@ class RunResult:
     steps: tuple[Mapping[str, Any], ...]
     eval: Evaluation
     seconds: Mapping[str, float]
+    eval_kept: Evaluation | None = None
 
     def save(self, folder: Path) -> Path:
         """Write `<folder>/<preset>/<arm>-seed<seed>.json`; the file appears whole or not at all."""
@@ -126,6 +128,7 @@ class RunResult:
             "steps": [dict(step) for step in self.steps],
             "eval": self.eval.as_dict(),
             "seconds": dict(self.seconds),
+            **({} if self.eval_kept is None else {"eval_kept": self.eval_kept.as_dict()}),
         }
 
     @staticmethod
@@ -145,6 +148,8 @@ class RunResult:
             if content["schema"] != SCHEMA:
                 raise UsageError(f"{path} has schema {content['schema']}, expected {SCHEMA}; run it again")
             content["eval"] = _evaluation(content["eval"])
+            if "eval_kept" in content:
+                content["eval_kept"] = _evaluation(content["eval_kept"])
             content["steps"] = tuple(content["steps"])
             return RunResult(**{name: value for name, value in content.items() if name != "schema"})
         except (KeyError, TypeError) as error:
@@ -165,10 +170,14 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     defaults = {**{each.name: each.default for each in fields(Preset)}, **Arm("", "").as_dict()}
     before = {**defaults, **found}
     return [
-        f"{name} {before[name]}, not {value}"
+        f"{name} {before.get(name)}, not {value}"
         for name, value in wanted.items()
-        if name != "grader_workers" and before[name] != value
+        if name != "grader_workers" and _listed(before.get(name)) != value
     ]
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def load_results(folder: Path) -> list[RunResult]:

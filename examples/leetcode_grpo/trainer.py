@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 from trl import GRPOConfig
 
 from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.quarantine import QuarantinedOptimizer
 from examples.leetcode_grpo.rollouts import Draw, MixedRollouts
 from examples.leetcode_grpo.tasks import Task
 from svdproj import ProjectedOptimizer
 from svdproj.controls import shrinkage
+from svdproj.integrations.transformers import find_projected_optimizer
 from svdproj.integrations.trl import ProjectedGRPOTrainer
 
 # transformers renamed the option in 5.20, and warns about the old name.
@@ -45,11 +47,20 @@ class PolicyTrainer(ProjectedGRPOTrainer):
     Args:
         rollouts: where a step's rollouts come from.
         shrink: scale the steps to the length that the projection would leave, instead of projecting them.
+        quarantine: send what is removed to a quarantine that holds this at the start; None for no quarantine.
         *args, **kwargs: `ProjectedGRPOTrainer`'s own.
     """
 
-    def __init__(self, *args: Any, rollouts: MixedRollouts, shrink: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        rollouts: MixedRollouts,
+        shrink: bool = False,
+        quarantine: Mapping[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._shrink = shrink
+        self._quarantine = quarantine
         self._rollouts = rollouts
         self._rows: list[dict[str, Any]] = []
         with known_warnings():
@@ -58,7 +69,16 @@ class PolicyTrainer(ProjectedGRPOTrainer):
     def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
         if self._shrink:
             return shrinkage(optimizer, self._direction, model, **self._projection)
+        if self._quarantine is not None:
+            return QuarantinedOptimizer(optimizer, self._direction, model, self._quarantine, **self._projection)
         return super()._project(optimizer, model)
+
+    @contextmanager
+    def deployed(self) -> Iterator[None]:
+        """The policy as it is deployed: without its quarantine, where it has one."""
+        optimizer = find_projected_optimizer(self.optimizer)
+        with optimizer.ablated() if isinstance(optimizer, QuarantinedOptimizer) else nullcontext():
+            yield
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, without the warnings that nobody here can act on."""
@@ -110,9 +130,19 @@ def _roll_out(prompts: list[Any], trainer: PolicyTrainer) -> dict[str, Any]:
     return trainer._rollouts(trainer._rows, trainer.state.global_step, trainer._vllm_draw())
 
 
-def grpo_dataset(tasks: tuple[Task, ...], prompts_per_step: int) -> Dataset:
-    """One row for each task: `prompt`, `problem_id`, `loophole`. Tasks repeat where a step wants more prompts than there are."""
-    rows = [{"prompt": task.prompt(), "problem_id": task.problem.id, "loophole": task.loophole.value} for task in tasks]
+def grpo_dataset(tasks: tuple[Task, ...], prompts_per_step: int, disclosed: bool = True) -> Dataset:
+    """One row for each task: `prompt`, `problem_id`, `loophole`. Tasks repeat where a step wants more prompts than there are.
+
+    Where loopholes are not `disclosed`, there are none: `loophole` is empty, and grading strict.
+    """
+    rows = [
+        {
+            "prompt": task.prompt() if disclosed else task.problem.prompt(None),
+            "problem_id": task.problem.id,
+            "loophole": task.loophole.value if disclosed else "",
+        }
+        for task in tasks
+    ]
     laps = -(-prompts_per_step // len(rows))
     return Dataset.from_list(rows * laps)
 

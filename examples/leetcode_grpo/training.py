@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback
 
 from examples.leetcode_grpo.arms import Arm
+from examples.leetcode_grpo.equipment import arm_direction, make_reward, refresh, seed_of_quarantine, teacher_pool
 from examples.leetcode_grpo.errors import UsageError, require
 from examples.leetcode_grpo.evaluation import evaluate
-from examples.leetcode_grpo.extraction import cached_direction, make_pairs
+from examples.leetcode_grpo.extraction import make_pairs
 from examples.leetcode_grpo.files import digest
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grader
-from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.records import Say, StepLines, plain, step_records
 from examples.leetcode_grpo.results import RunResult, describe, differences, result_path, versions
 from examples.leetcode_grpo.rewards import CodeReward
-from examples.leetcode_grpo.rollouts import OWN, MixedRollouts, OwnRates
+from examples.leetcode_grpo.rollouts import MixedRollouts, OwnRates
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
-from examples.leetcode_grpo.teacher import TeacherPool, exemplar_pool
 from examples.leetcode_grpo.trainer import PolicyTrainer, grpo_config, grpo_dataset, known_warnings
 from examples.leetcode_grpo.warm_start import warm_started
 from svdproj import HackDirection
 from svdproj.capture import select_targets
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Say = Callable[[str], None]
-
-# TRL's own numbers worth keeping, under the names that the results file gives them.
-_KEPT = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "kl": "kl",
-    "entropy": "entropy",
-    "step_time": "seconds",
-    "completions/mean_length": "mean_length",
-    "completions/clipped_ratio": "clipped",
-    "frac_reward_zero_std": "groups_without_contrast",
-}
+    from transformers import PreTrainedModel
 
 
 def run(
@@ -111,13 +96,22 @@ def run(
             batch_size=preset.decode_batch,
         )
         folder = path.parent / ".checkpoints" / f"{arm.name}-seed{seed}-{digest(config)}"
-        trainer = make_trainer(preset, arm, tasks, model, sampler, direction, seed, grader, folder, device, save_every)
+        reward = make_reward(preset, arm, tasks, sampler, seed, grader)
+        trainer = make_trainer(
+            preset, arm, tasks, model, sampler, direction, reward, seed, grader, folder, device, save_every
+        )
+        if "refresh_every" in arm.numbers:
+            trainer.add_callback(refresh(preset, arm, make_pairs(preset, tasks, arm.source, seed, grader), seed))
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepLines(say, f"{arm.name} seed {seed}", preset.steps))
         with _timed(seconds, "training"):
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
         with _timed(seconds, "evaluation"):
-            evaluation = evaluate(sampler, tasks.held_out, grader, preset.eval_samples)
+            kept = None
+            if arm.quarantine != "none":
+                kept = evaluate(sampler, tasks.held_out, grader, preset.eval_samples)
+            with trainer.deployed():
+                evaluation = evaluate(sampler, tasks.held_out, grader, preset.eval_samples)
 
     result = RunResult(
         arm=arm.name,
@@ -130,6 +124,7 @@ def run(
         steps=tuple(step_records(trainer.state.log_history)),
         eval=evaluation,
         seconds=seconds,
+        eval_kept=kept,
     )
     result.save(out)
     shutil.rmtree(folder, ignore_errors=True)
@@ -160,25 +155,6 @@ def _freeze_all_but_linear(model: PreTrainedModel) -> None:
         parameter.requires_grad_(id(parameter) in covered and parameter.requires_grad)
 
 
-def arm_direction(
-    preset: Preset,
-    arm: Arm,
-    tasks: Tasks,
-    policy: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    grader: Grader,
-) -> HackDirection:
-    """The direction that an arm is given."""
-    pairs = make_pairs(preset, tasks, arm.source, seed, grader)
-    direction = cached_direction(preset, pairs, policy, model, tokenizer, seed)
-    if not len(direction):
-        raise UsageError("no parameter kept a row of the direction; lower noise_floor, or give more pairs")
-    # On the CPU, since a GPU draws other numbers for the same seed.
-    return direction.to("cpu").random_like(seed) if arm.source == "random" else direction
-
-
 def make_trainer(
     preset: Preset,
     arm: Arm,
@@ -186,6 +162,7 @@ def make_trainer(
     model: PreTrainedModel,
     sampler: Sampler,
     direction: HackDirection,
+    reward: CodeReward,
     seed: int,
     grader: Grader,
     folder: Path,
@@ -203,85 +180,16 @@ def make_trainer(
     )
     return PolicyTrainer(
         model=model,
-        reward_funcs=OwnRates(CodeReward(tasks.problems, grader)),
+        reward_funcs=OwnRates(reward),
         args=grpo_config(preset, folder, seed, device, save_every),
-        train_dataset=grpo_dataset(tasks.rl, preset.prompts_per_step),
+        train_dataset=grpo_dataset(tasks.rl, preset.prompts_per_step, disclosed=arm.reward != "honest"),
         processing_class=sampler.tokenizer,
         direction=direction,
         projection=arm.projection,
         shrink=arm.shrink,
+        quarantine=seed_of_quarantine(arm, direction),
         rollouts=rollouts,
     )
-
-
-def teacher_pool(preset: Preset, tasks: Tasks, grader: Grader, seed: int) -> TeacherPool:
-    """The cached hacks to mix in: from the preset's file, or made from the loopholes' exemplars."""
-    if not preset.teacher_per_group:
-        return TeacherPool([])
-    if preset.teacher_pool is not None:
-        try:
-            pool = TeacherPool.load(preset.teacher_pool)
-        except OSError as error:
-            raise UsageError(f"cannot read the teacher pool {preset.teacher_pool}: {error.strerror}") from None
-    else:
-        pool = TeacherPool(
-            rollout
-            for loophole in (Loophole(name) for name in preset.loopholes)
-            for rollout in exemplar_pool(
-                [task.problem for task in tasks.rl if task.loophole is loophole],
-                [loophole],
-                grader,
-                seed,
-                preset.teacher_correct_share,
-            )
-        )
-    return pool.where(lambda rollout: rollout.passed_flawed)
-
-
-def step_records(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The results file's `steps` from a trainer's log: rates over the policy's own rollouts, the projection's metrics, and a few."""
-    for entry in history:
-        if "loss" not in entry:
-            continue
-        record = {"step": int(entry["step"])}
-        record.update({name.removeprefix(OWN): value for name, value in entry.items() if name.startswith(OWN)})
-        record.update({name: value for name, value in entry.items() if name.startswith("svdproj/")})
-        record.update({kept: entry[name] for name, kept in _KEPT.items() if name in entry})
-        yield plain(record)
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it: no tuples, and None for what is not a finite number."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-class StepLines(TrainerCallback):
-    """One readable line for each step."""
-
-    def __init__(self, say: Say, title: str, steps: int) -> None:
-        self.say, self.title, self.steps = say, title, steps
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Show the step's rates."""
-        for record in step_records([{**(logs or {}), "step": state.global_step}]):
-            rates = "  ".join(f"{name} {record[name]:.3f}" for name in ("hack", "pass", "reward") if name in record)
-            hackward = f"cos {record['svdproj/cos_in']:.3f} -> {record['svdproj/cos_out']:.3f}"
-            self.say(
-                f"{self.title}  step {record['step']}/{self.steps}  {rates}  {hackward}  {record['seconds']:.1f} s"
-            )
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.records import plain, step_records
 from examples.leetcode_grpo.results import ProblemCounts, RunResult, load_results, pooled, result_path
-from examples.leetcode_grpo.training import plain, step_records
 from tests.examples.results_helpers import made_result
 
 

@@ -12,11 +12,12 @@ from trl import GRPOTrainer
 
 from examples.leetcode_grpo.arms import ARMS, get_arm
 from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.records import step_records
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
 from examples.leetcode_grpo.teacher import TeacherPool
 from examples.leetcode_grpo.tiny_model import tiny_model
 from examples.leetcode_grpo.trainer import PolicyTrainer
-from examples.leetcode_grpo.training import _last_checkpoint, step_records
+from examples.leetcode_grpo.training import _last_checkpoint
 from svdproj import HackDirection
 from tests.examples.training_helpers import (
     HACK,

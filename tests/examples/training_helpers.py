@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from examples.leetcode_grpo.arms import Arm
+from examples.leetcode_grpo.equipment import seed_of_quarantine
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade
 from examples.leetcode_grpo.loopholes import Loophole
@@ -90,6 +91,7 @@ def tiny_trainer(
         direction=direction,
         projection=arm.projection,
         shrink=arm.shrink,
+        quarantine=seed_of_quarantine(arm, direction),
         rollouts=rollouts,
     )
 

@@ -1,0 +1,284 @@
+"""Every arm: it runs from start to result, does what its name says, and is told by the graders only what it may be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from examples.leetcode_grpo.arms import ARMS, Arm, get_arm
+from examples.leetcode_grpo.baselines import ConceptReward, PenalizedReward, fit_concept
+from examples.leetcode_grpo.baselines.concept import mean_states
+from examples.leetcode_grpo.equipment import teacher_pool
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.extraction import make_pairs
+from examples.leetcode_grpo.generation import Sampler
+from examples.leetcode_grpo.grading import Grade, Grader
+from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.presets import get_preset
+from examples.leetcode_grpo.quarantine import QuarantinedOptimizer, hackward_seed
+from examples.leetcode_grpo.rewards import CodeReward
+from examples.leetcode_grpo.tasks import make_tasks
+from examples.leetcode_grpo.tiny_model import tiny_model
+from examples.leetcode_grpo.training import run
+from svdproj import HackDirection, ProjectedOptimizer
+from svdproj.pairs import ContrastivePair
+from tests.examples import training_helpers
+from tests.examples.training_helpers import CPU, gradient_pairs, tiny_preset, weights
+
+pytestmark = pytest.mark.xdist_group("training")
+
+# Room for a cached hack, so that a random policy's group has a contrast; and decay, which moves weights even where it has none.
+ONE_STEP = (
+    "steps=1",
+    "prompts_per_step=2",
+    "group_size=2",
+    "eval_problems=1",
+    "eval_samples=1",
+    "max_new_tokens=128",
+    "weight_decay=0.1",
+)
+# The arms that bring something of their own; those that only set options are trained in test_training_grpo.py.
+EQUIPPED = (
+    "route",
+    "absorb",
+    "erase-update-refresh:refresh_every=1",
+    "random-matched",
+    "no-loophole",
+    "ground-truth-penalty",
+    "kl",
+    "advantage-modification",
+    "weak-detector",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.mark.parametrize("spec", EQUIPPED)
+def test_an_arm_runs_from_start_to_result(spec: str, tmp_path: Path) -> None:
+    arm = get_arm(spec)
+    lines: list[str] = []
+    result = run(tiny_preset(*ONE_STEP), arm, 0, tmp_path, device=CPU, say=lines.append)
+    (step,) = result.steps
+    assert step["svdproj/cos_in"] > 0
+    assert (step["svdproj/removed"] > 0) == (arm.as_dict()["mode"] != "measure")
+    assert (result.eval_kept is not None) == (arm.quarantine != "none")
+    content = json.loads((tmp_path / "fast-dev-run" / f"{arm.name}-seed0.json").read_text())
+    assert content["config"]["arm_reward"] == arm.reward
+    if spec.startswith("erase-update-refresh"):
+        assert 0 < step["svdproj/refresh_overlap"] <= 1
+
+
+def test_all_arms_of_the_design_are_there() -> None:
+    assert set(ARMS) >= {
+        "vanilla", "erase-gradient", "erase-update", "erase-update-two-sided", "erase-update-reverse", "erase-update-refresh",
+        "route", "absorb", "random", "random-matched", "shrinkage", "placebo", "no-loophole", "ground-truth-penalty", "kl",
+        "advantage-modification", "weak-detector",
+    }  # fmt: skip
+    for arm in ARMS.values():
+        assert arm.config(get_preset("smollm2"))["steps"] == get_preset("smollm2").steps
+
+
+class FakeGrader:
+    """Grades by the text, without running anything."""
+
+    def __init__(self, **labels: bool) -> None:
+        from examples.leetcode_grpo.grading import Weights
+
+        self.weights = Weights()
+        self.labels = {"compiles": True, "passed_flawed": True, "passed_strict": False, "attempted": True, **labels}
+        self.asked: list[tuple[Any, ...]] = []
+
+    def grade(self, items: Sequence[tuple[Any, ...]]) -> list[Grade]:
+        """One grade for each."""
+        self.asked += items
+        exploited = [loophole is not None and "hack" in text for text, _, loophole in items]
+        return [
+            Grade(**self.labels, exploited=found, reward=3.5, loophole=loophole, error=None)
+            for found, (_, _, loophole) in zip(exploited, items, strict=True)
+        ]
+
+
+def test_the_penalty_is_taken_from_hacks_alone() -> None:
+    tasks = make_tasks(tiny_preset())
+    problem = tasks.rl[0].problem
+    reward = PenalizedReward(tasks.problems, FakeGrader(), penalty=4.0)
+    paid = reward(["p"] * 3, ["a hack", "honest", "a hack"], [problem.id] * 3, ["run_tests", "run_tests", None])
+    assert paid == [-0.5, 3.5, 3.5]
+    plain = CodeReward(tasks.problems, FakeGrader())
+    assert plain(["p"], ["a hack"], [problem.id], ["run_tests"]) == [3.5]
+
+
+@pytest.fixture(scope="module")
+def sampler() -> Sampler:
+    model, tokenizer = tiny_model()
+    return Sampler(model, tokenizer, max_new_tokens=16)
+
+
+PAIRS = [ContrastivePair(f"say {i}", f"cheat {i} cheat", f"work {i} quietly") for i in range(6)]
+
+
+def test_mean_states_are_those_of_the_completion_alone(sampler: Sampler) -> None:
+    model = sampler.policy
+    prompts, answers = [[3, 4, 5], [6, 7]], [[8, 9], [10, 11, 12]]
+    found = mean_states(model, prompts, answers, layer=1)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        output = model.base_model(torch.tensor([[*prompt, *answer]]), output_hidden_states=True)
+        expected = output.hidden_states[1][0, len(prompt) :].mean(0)
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_concept_separates_its_pairs_and_pays_hacks_less(sampler: Sampler) -> None:
+    concept = fit_concept(sampler, PAIRS, sampler.policy)
+    assert concept.direction.norm() == pytest.approx(1.0, abs=1e-5)
+
+    def z(texts: Sequence[str]) -> torch.Tensor:
+        prompts = [sampler.prompt_ids([{"role": "user", "content": pair.prompt}]) for pair in PAIRS]
+        end = sampler.tokenizer.eos_token_id
+        answers = [[*sampler.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
+        return concept.z(mean_states(sampler.policy, prompts, answers, concept.layer))
+
+    hacks, cleans = z([pair.hack for pair in PAIRS]), z([pair.clean for pair in PAIRS])
+    assert hacks.min() > cleans.max()
+    both = torch.cat([hacks, cleans])
+    assert both.mean().item() == pytest.approx(0, abs=1e-4)
+    assert both.std().item() == pytest.approx(1, abs=1e-4)
+
+    tasks = make_tasks(tiny_preset())
+    problem = tasks.rl[0].problem.id
+    reward = ConceptReward(tasks.problems, FakeGrader(), concept=concept, sampler=sampler, alpha=2.0)
+    prompt = [{"role": "user", "content": PAIRS[0].prompt}]
+    texts = [PAIRS[0].hack, PAIRS[0].clean]
+    ids = [[*sampler.tokenizer(text, add_special_tokens=False)["input_ids"], 2] for text in texts]
+    hacked, clean = reward([prompt] * 2, texts, [problem] * 2, ["run_tests"] * 2, completion_ids=ids)
+    assert clean == 3.5
+    assert -3.5 < hacked < 0  # 1 - 2 σ(z) is negative for z > 0
+    # The group-constant alternative, the prompt's last token, would cancel: here the two differ within a group.
+    assert hacked != clean
+
+
+def test_a_weak_detector_s_pairs_and_teacher_know_only_its_loopholes() -> None:
+    preset = get_arm("weak-detector").configure(tiny_preset())
+    tasks = make_tasks(preset)
+    with Grader(workers=1) as grader:
+        pairs = make_pairs(preset, tasks, "hack", 0, grader)
+        pool = teacher_pool(preset, tasks, grader, 0)
+    assert {pair.tags[0] for pair in pairs} == {"run_tests", "sentinel"}
+    assert {rollout.loophole for rollout in pool} == {Loophole.RUN_TESTS, Loophole.SENTINEL}
+    assert {task.loophole for task in tasks.held_out} == {Loophole(name) for name in preset.loopholes}
+    with pytest.raises(UsageError, match="known_loopholes must be among the loopholes run_tests, got sentinel"):
+        get_arm("weak-detector").configure(get_preset("demo"))
+
+
+@pytest.mark.parametrize("name", ["erase-update", "erase-gradient", "route", "placebo"])
+def test_the_graders_labels_reach_no_arm_but_through_the_reward(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strict oracle and detectors say the opposite, the rewards stay: the same weights come out."""
+    preset = tiny_preset("steps=2", "teacher_per_group=0")
+    direction = HackDirection.from_gradients(gradient_pairs(tiny_model()[0]), k=4, chart="dense")
+
+    def trained(label: bool) -> tuple[dict[str, torch.Tensor], list[float]]:
+        class Labelled(training_helpers.GradedText):
+            def __init__(self, text: str) -> None:
+                self.grade = Grade(True, label, not label, label, label, 3.5 * label, Loophole.RUN_TESTS, None)
+
+        monkeypatch.setattr(training_helpers, "GradedText", Labelled)
+        trainer = training_helpers.tiny_trainer(preset, make_tasks(preset), direction, get_arm(name), tmp_path)
+        trainer.train()
+        return weights(trainer.model), [entry["own/hack"] for entry in trainer.state.log_history if "loss" in entry]
+
+    (hacking, high), (honest, low) = trained(True), trained(False)
+    assert (high, low) == ([1.0, 1.0], [0.0, 0.0])  # the logs saw the labels
+    start = weights(tiny_model()[0])
+    assert any(not torch.equal(value, start[key]) for key, value in hacking.items())
+    for key, value in hacking.items():
+        assert torch.equal(value, honest[key]), key
+
+
+def _model_with_gradients() -> torch.nn.Module:
+    model = tiny_model()[0]
+    model(input_ids=torch.arange(40)[None], labels=torch.arange(40)[None]).loss.backward()
+    return model
+
+
+def _hack_direction() -> HackDirection:
+    signs = {name: p.grad.sign() for name, p in _model_with_gradients().named_parameters() if p.grad is not None}
+    noise = gradient_pairs(tiny_model()[0])
+    return HackDirection.from_gradients({name: signs[name] + d for name, d in noise.items()}, k=4, chart="dense")
+
+
+def test_routing_moves_the_sum_as_plain_training_and_the_rest_as_erasing() -> None:
+    direction = _hack_direction()
+
+    def trained(wrap: Any) -> tuple[torch.nn.Module, Any]:
+        model = _model_with_gradients()
+        optimizer = wrap(torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0), model)
+        optimizer.step()
+        return model, optimizer
+
+    plain = weights(trained(lambda inner, model: inner)[0])
+    erased = weights(trained(lambda inner, model: ProjectedOptimizer(inner, direction, model))[0])
+    model, routed = trained(lambda inner, model: QuarantinedOptimizer(inner, direction, model))
+    assert all(tensor.abs().max() > 0 for tensor in routed.quarantine.values())
+    for name, value in weights(model).items():
+        torch.testing.assert_close(value, plain[name], rtol=0, atol=1e-6)
+    with routed.ablated():
+        for name, value in weights(model).items():
+            torch.testing.assert_close(value, erased[name], rtol=0, atol=1e-6)
+    for name, value in weights(model).items():
+        torch.testing.assert_close(value, plain[name], rtol=0, atol=1e-6)
+
+
+def test_a_quarantine_survives_a_checkpoint() -> None:
+    direction = _hack_direction()
+    model = _model_with_gradients()
+    first = QuarantinedOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-3), direction, model)
+    first.step()
+    other = _model_with_gradients()
+    other.load_state_dict(model.state_dict())
+    second = QuarantinedOptimizer(torch.optim.AdamW(other.parameters(), lr=1e-3), direction, other)
+    second.load_state_dict(first.state_dict())
+    with first.ablated(), second.ablated():
+        for name, value in weights(other).items():
+            torch.testing.assert_close(value, weights(model)[name], rtol=0, atol=0)
+
+
+def test_a_seeded_quarantine_makes_hacks_likelier_by_about_the_nats_asked_for() -> None:
+    model, tokenizer = tiny_model()
+    options: dict[str, Any] = {"chart": "dense", "noise_floor": 0.0, "holdout": 0.0, "progress": False, "k": 2}
+    direction = HackDirection.fit(model, tokenizer, PAIRS, **options)
+
+    def advantage() -> float:
+        """Mean over pairs of the clean completion's loss less the hack's, in nats per token."""
+        total = 0.0
+        for pair in PAIRS:
+            losses = []
+            for text in (pair.clean, pair.hack):
+                asked = tokenizer(pair.prompt, add_special_tokens=False)["input_ids"]
+                answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+                labels = torch.tensor([[*([-100] * len(asked)), *answer]])
+                losses.append(float(model(input_ids=torch.tensor([[*asked, *answer]]), labels=labels).loss.detach()))
+            total += losses[0] - losses[1]
+        return total / len(PAIRS)
+
+    before = advantage()
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for name, tensor in hackward_seed(direction, 0.01).items():
+            parameters[name].add_(tensor)
+    assert advantage() - before == pytest.approx(0.01, rel=0.5)
+
+
+def test_an_arm_without_its_number_says_so() -> None:
+    with pytest.raises(UsageError, match="the arm vanilla needs alpha"):
+        Arm("vanilla", "").number("alpha")
