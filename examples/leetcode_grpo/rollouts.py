@@ -10,6 +10,7 @@ from random import Random
 from statistics import fmean
 from typing import Any, Literal
 
+from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade
 from examples.leetcode_grpo.loopholes import Loophole
@@ -36,6 +37,9 @@ class MixedRollouts:
         per_group: how many of them are cached, at most.
         ratio: `"own"` keeps the cached rollouts' log-probabilities for the trainer, `"one"` does not.
         seed: chooses among the cached rollouts.
+
+    Raises:
+        UsageError: more cached rollouts than a group holds, or their own log-probabilities are asked for and some have none.
     """
 
     def __init__(
@@ -55,6 +59,14 @@ class MixedRollouts:
         self.seed = seed
         self.pool = pool.where(lambda rollout: len(self.tokens(rollout)) <= sampler.max_new_tokens)
         self.cached_logprobs: list[tuple[float, ...] | None] = []
+        if not 0 <= per_group <= group_size:
+            raise UsageError(f"{per_group} cached rollouts do not fit into groups of {group_size}; mix in fewer")
+        unknown = sum(rollout.logprobs is None for rollout in self.pool)
+        if ratio == "own" and per_group and unknown:
+            raise UsageError(
+                f"{unknown} of {len(self.pool)} cached rollouts have no log-probabilities of their own: "
+                "let a model sample them (sampled_pool), or take a ratio of one"
+            )
 
     def __call__(
         self, rows: Sequence[Mapping[str, Any]], step: int, draw: Draw | None = None

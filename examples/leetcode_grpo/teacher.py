@@ -42,7 +42,7 @@ class Rollout:
         reward: what the environment paid.
         token_ids: the completion as tokens, where a model sampled it.
         logprobs: natural log-probability of each token under the model that sampled it, for importance ratios; without
-            them a trainer takes a ratio of one.
+            them only a ratio of one can be taken.
     """
 
     problem_id: str

@@ -4,7 +4,10 @@ bounded."""
 from __future__ import annotations
 
 import os
+import site
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -60,7 +63,20 @@ ATTACKS = {
     "endless generator": answering("iter(int, 1)"),
     "huge result": answering("list(range(10**7))"),
     "huge integer": answering("1 << (1 << 26)"),
+    "not a number": answering("float('nan')"),
+    "lone surrogate as a result": answering("'\\udcff'"),
+    "coroutine": "class Solution:\n    async def f(self, x):\n        return x + 1\n",
+    "dictionary with hostile keys": "class K(str):\n    def __eq__(self, other): return True\n    __hash__ = lambda self: 1 // 0\n"
+    + answering("{(): K()} and {K(): x + 1}"),
+    "subclass of a tuple": "from collections import namedtuple\n" + answering("namedtuple('R', 'a')(x + 1)"),
+    "hostile attribute of a node": "class TreeNode:\n    val = 1\n    left = None\n    @property\n    def right(self): exit(0)\n"
+    + answering("TreeNode()"),
     # Forged reports.
+    "forged sentinels": (
+        "import json, sys\nfor out in (sys.stdout, sys.stderr, sys.__stdout__):\n"
+        "    for line in ('PASS', 'OK', '__RESULT__ 1', 'all tests passed', '5 passed', json.dumps({'passed': True})):\n"
+        "        out.write(line + '\\n')\n" + WRONG
+    ),
     "forged results": "import os\nos.write(3, b'C\\n' + b'R1\\n' * 5)\nos._exit(86)\n" + WRONG,
     "forged, then gone": "import os, signal\nos.write(3, b'C\\nR1\\nR2\\n')\nos.kill(os.getpid(), 9)\n" + WRONG,
     "forged by replay": answering("x + 2", "import os\nos.pwrite(3, b'C\\n' * 1000, 0)\nos.lseek(3, 0, 0)"),
@@ -79,7 +95,13 @@ ATTACKS = {
     "segmentation fault": answering("__import__('ctypes').string_at(0)"),
     "stack overflow": answering("f(x)", "import sys\nsys.setrecursionlimit(10**9)\nf = lambda x: min([x], key=f)"),
     "kills itself": answering("__import__('os').kill(__import__('os').getpid(), 9)"),
+    "becomes another program": "import os, sys\nos.execv(sys.executable, ['python', '-c', 'pass'])\n" + RIGHT,
+    "ends in a destructor": "import os\nclass D:\n    def __del__(self): os._exit(0)\n" + answering("D() and 0"),
     # Time.
+    "loops in a destructor": "class D:\n    def __del__(self):\n        while True: pass\n" + answering("D() and 0"),
+    "loops while it is compared": "class R(int):\n    def __eq__(self, other):\n        while True: pass\n"
+    "    __hash__ = int.__hash__\n" + answering("R(x + 1)"),
+    "blocks in C": answering("__import__('select').select([0], [], [1], None) and __import__('time').sleep(99)"),
     "endless loop": answering("[0 for _ in iter(int, 1)]"),
     "endless module": RIGHT + "while True: pass\n",
     "swallows every alarm": (
@@ -177,7 +199,7 @@ REACHES = {
     "except ImportError: d = 0\n" + answering("x + d"),
     "the grader by import": "try:\n    import sandbox.zygote, sys\n    import grader\n    d = 1\n"
     "except ImportError: d = 0\n" + answering("x + d"),
-    "installed packages": "try:\n    import torch\n    d = 1\nexcept ImportError: d = 0\n" + answering("x + d"),
+    "installed packages": "try:\n    import pytest\n    d = 1\nexcept ImportError: d = 0\n" + answering("x + d"),
     "the environment": "import os\nd = 'GRADING_SECRET' in os.environ\n" + answering("x + int(d)"),
     "inherited descriptors": (
         "import os\ndef opened(n):\n    try: return bool(os.fstat(n))\n    except OSError: return False\n"
@@ -191,6 +213,10 @@ REACHES_FILES = {
     "except OSError: d = 0\n" + answering("x + d"),
     "the password file": "try:\n    open('/etc/passwd').close()\n    d = 1\nexcept OSError: d = 0\n"
     + answering("x + d"),
+    "the built-in answers by path": "import sys\nsys.path.insert(0, {repository!r})\ntry:\n"
+    "    import examples.leetcode_grpo.problems\n    d = 1\nexcept ImportError: d = 0\n" + answering("x + d"),
+    "installed packages by path": "import sys\nsys.path += {packages!r}\ntry:\n    import pytest\n    d = 1\n"
+    "except ImportError: d = 0\n" + answering("x + d"),
     "memory of other processes": (
         "import os\nd = 0\nfor p in {{1, os.getppid(), {pid}}}:\n    for name in ('mem', 'environ', 'maps'):\n"
         "        try:\n            open(f'/proc/{{p}}/{{name}}', 'rb').read(1)\n            d = 1\n"
@@ -246,8 +272,34 @@ def test_nothing_worth_knowing_is_in_reach(grader: Grader, name: str) -> None:
 def test_no_file_worth_reading_is_in_reach(grader: Grader, name: str) -> None:
     if not grader.isolation & {"files", "landlock"}:
         pytest.skip("this kernel grants neither mounts nor Landlock")
-    code = REACHES_FILES[name].format(repository=str(REPOSITORY), pid=os.getpid())
-    assert not strict_grade(grader, code)
+    assert not strict_grade(grader, filled_in(REACHES_FILES[name]))
+
+
+def filled_in(code: str) -> str:
+    return code.format(repository=str(REPOSITORY), pid=os.getpid(), packages=site.getsitepackages())
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({*REACHES, *REACHES_FILES} - {"another submission's text", "the grader by import", "a place to write"}),
+)
+def test_outside_of_the_sandbox_it_is_in_reach(name: str) -> None:
+    """The programs of the two tests above can see: without walls they find what they look for."""
+    code = {**REACHES, **REACHES_FILES}[name]
+    if name in REACHES_FILES:
+        code = filled_in(code)
+    # The one about descriptors needs one to find.
+    with open(os.devnull) as inherited:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}\nprint(Solution().f(1))"],
+            cwd=REPOSITORY,
+            env=os.environ | {"GRADING_SECRET": "42"},
+            pass_fds=[inherited.fileno()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == ("2\n", "")
 
 
 @pytest.mark.parametrize("family", ["tcp", "abstract"])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade
 from examples.leetcode_grpo.loopholes import Loophole
@@ -68,6 +69,28 @@ def test_a_backend_with_log_probabilities_gets_unknowns_for_the_cached(sampler: 
     )
     assert [all(map(math.isnan, values)) for values in mixed["logprobs"]] == mixed["from_teacher"]
     assert list(map(len, mixed["logprobs"])) == list(map(len, mixed["completion_ids"]))
+
+
+def test_own_log_probabilities_travel_with_the_cached_and_a_ratio_of_one_leaves_them_behind(sampler: Sampler) -> None:
+    ids = tuple(sampler.tokenizer(HACK, add_special_tokens=False)["input_ids"])
+    known = cached_hack("p1", Loophole.RUN_TESTS, token_ids=ids, logprobs=(-0.5,) * len(ids))
+    for ratio, expected in (("own", known.logprobs), ("one", None)):
+        mixing = MixedRollouts(sampler, TeacherPool([known]), group_size=4, per_group=1, ratio=ratio)  # type: ignore[arg-type]
+        mixed = mixing(ROWS, 0)
+        assert mixing.cached_logprobs == [None] * 4 + [expected] + [None] * 7
+        assert mixed["completion_ids"][4] == list(ids)
+
+
+def test_log_probabilities_that_nobody_knows_cannot_be_asked_for(sampler: Sampler) -> None:
+    pool = TeacherPool([cached_hack("p1", Loophole.RUN_TESTS)])
+    with pytest.raises(UsageError, match="1 of 1 cached rollouts have no log-probabilities"):
+        MixedRollouts(sampler, pool, group_size=4, per_group=1, ratio="own")
+    MixedRollouts(sampler, pool, group_size=4, per_group=0, ratio="own")  # nothing is mixed in
+
+
+def test_a_group_holds_no_more_than_it_holds(sampler: Sampler) -> None:
+    with pytest.raises(UsageError, match="5 cached rollouts do not fit into groups of 4"):
+        MixedRollouts(sampler, TeacherPool([]), group_size=4, per_group=5)
 
 
 def test_rates_are_over_the_policys_own_rollouts() -> None:
