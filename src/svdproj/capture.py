@@ -132,6 +132,11 @@ def _visit_others(
         parameter.requires_grad_(True)
     with torch.enable_grad():
         nll = weighted_nll(model, make_batch(model, [sample], shared))
+        if not nll.requires_grad:
+            raise ValueError(
+                f"the loss depends on none of {', '.join(target.name for target in targets[:3])}, …; an adapter that is merged "
+                "or disabled has no gradient: unmerge or enable it first, or choose other targets"
+            )
         gradients = torch.autograd.grad(nll, parameters, allow_unused=True)
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -13,9 +13,18 @@ except ModuleNotFoundError as error:
 
 from svdproj.adapters._register import register as _register
 from svdproj.adapters.config import SVDScaleConfig
+from svdproj.adapters.frames import pull_back
 from svdproj.adapters.quarantine import ablated, drop_quarantine, quarantine_of, seed_quarantine
 from svdproj.adapters.singular import cache_folder
 
 _register()
 
-__all__ = ["SVDScaleConfig", "ablated", "cache_folder", "drop_quarantine", "quarantine_of", "seed_quarantine"]
+__all__ = [
+    "SVDScaleConfig",
+    "ablated",
+    "cache_folder",
+    "drop_quarantine",
+    "pull_back",
+    "quarantine_of",
+    "seed_quarantine",
+]

@@ -1,4 +1,4 @@
-"""A linear layer with trainable scales along its weight's singular directions."""
+"""What the adapter holds beside a linear layer, and what it adds to that layer's weight."""
 
 from __future__ import annotations
 
@@ -7,69 +7,17 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from svdproj.adapters.config import SVDScaleConfig
+from svdproj.adapters.scales import Scales
 from svdproj.adapters.singular import singular_vectors, weight_fingerprint
 from svdproj.charts import Chart, DiagonalChart
 
-# The first bytes of a weight's hash; as many weights as there are models do not collide in eight.
-_FINGERPRINT_BYTES = 8
-_FOREIGN = "was trained on another base weight than this model's"
-_SUPPORTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-class Scales(nn.Module):
-    """One adapter's scales in one layer, with the fingerprint of the weight whose singular directions they scale.
-
-    Scales mean nothing without those directions, which are not saved but computed from the base weight. The fingerprint is
-    saved, and scales made for another weight are refused on loading.
-
-    Args:
-        rank: how many.
-        fingerprint: hexadecimal, of the base weight.
-    """
-
-    base: Tensor
-
-    def __init__(self, rank: int, fingerprint: str) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(rank))
-        self.register_buffer(
-            "base", torch.tensor(list(bytes.fromhex(fingerprint)[:_FINGERPRINT_BYTES]), dtype=torch.uint8)
-        )
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        metadata: Any,
-        strict: bool,
-        missing: Any,
-        unexpected: Any,
-        errors: Any,
-    ) -> None:
-        saved = state_dict.get(f"{prefix}base")
-        # Said once, not for each of hundreds of layers.
-        if (
-            saved is not None
-            and not torch.equal(saved.cpu(), self.base.cpu())
-            and not any(_FOREIGN in e for e in errors)
-        ):
-            errors.append(
-                f"{prefix.rstrip('.')} {_FOREIGN}, and its scales belong to that "
-                "weight's singular directions; load the base model that it was trained on, with the same values (a bfloat16 "
-                "checkpoint read as float32 is the same, float32 weights rounded to bfloat16 are not), nothing merged into it"
-            )
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-
 
 class SVDScaleLayer(BaseTunerLayer):
-    """What the adapter holds beside a linear layer; the singular vectors are shared by all adapters of the layer."""
+    """Scales and singular vectors beside a linear layer; the vectors are shared by all adapters of the layer."""
 
     adapter_layer_names = ("svdscale_s", "svdscale_quarantine")
     other_param_names = ("svdscale_rank",)
@@ -90,6 +38,11 @@ class SVDScaleLayer(BaseTunerLayer):
         self._merged_quarantine: dict[str, bool] = {}
         weight = self._base_weight()
         self.out_features, self.in_features = weight.shape
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the base layer stores its weight `in out`, as transformers' `Conv1D` does."""
+        return isinstance(self.get_base_layer(), Conv1D)
 
     def update_layer(
         self, adapter_name: str, config: SVDScaleConfig, inference_mode: bool = False, name: str = "this layer"
@@ -137,7 +90,7 @@ class SVDScaleLayer(BaseTunerLayer):
         u, vh = self.vectors(adapter_name)
         scales = self.scales(adapter_name, not self.svdscale_ablated if quarantine is None else quarantine).detach()
         delta = (u.float() * scales.float()) @ vh.float()
-        return delta.mT if isinstance(self.get_base_layer(), Conv1D) else delta
+        return delta.mT if self.transposed else delta
 
     def gradient_charts(self) -> dict[nn.Parameter, Chart]:
         """For each active adapter's `s`: the chart in which the weight's gradient is the gradient of `s`, `diag(Uᵀ G V)`.
@@ -190,8 +143,8 @@ class SVDScaleLayer(BaseTunerLayer):
 
     def _base_weight(self) -> Tensor:
         """The base weight as `[out, in]`."""
-        layer = self.get_base_layer()
-        return layer.weight.mT if isinstance(layer, Conv1D) else layer.weight
+        weight: Tensor = self.get_base_layer().weight
+        return weight.mT if self.transposed else weight
 
     def _decompose(self, rank: int, name: str) -> None:
         weight = self._base_weight().detach()
@@ -205,68 +158,3 @@ class SVDScaleLayer(BaseTunerLayer):
         # In the weight's own type: the layer computes in it. Never saved: they follow from the weight.
         self.register_buffer("svdscale_u", u.to(weight.dtype), persistent=False)  # type: ignore[attr-defined]
         self.register_buffer("svdscale_vh", vh.to(weight.dtype), persistent=False)  # type: ignore[attr-defined]
-
-
-class Linear(nn.Module, SVDScaleLayer):
-    """A linear layer (or transformers' `Conv1D`) with scales: `y = W x + U diag(s + s_quarantine) Vᵀ x`.
-
-    Args:
-        base_layer: the layer.
-        adapter_name: the first adapter's name.
-        config: its choices.
-        name: the layer's name, for messages.
-    """
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: SVDScaleConfig, name: str) -> None:
-        check_base_layer(base_layer, name)
-        super().__init__()
-        SVDScaleLayer.__init__(self, base_layer)
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config, name=name)
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output, untouched where there is nothing to add, plus the correction.
-
-        At `s = 0` the correction is a product with zero and the sum is the base's output to the bit.
-        """
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
-            return result
-        for name in self._present(self.active_adapters):
-            u, vh = self.vectors(name)
-            inner = F.linear(x if torch.is_autocast_enabled(x.device.type) else x.to(vh.dtype), vh)
-            # Scales are float32: their gradient is summed over tokens in float32 too.
-            scaled = (inner * self.scales(name, not self.svdscale_ablated)).to(inner.dtype)
-            result = result + F.linear(scaled, u).to(result.dtype)
-        return result
-
-    def __repr__(self) -> str:
-        return "svdscale." + super().__repr__()
-
-
-def check_base_layer(layer: nn.Module, name: str) -> None:
-    """Refuse layers whose weight has no singular vectors to train along.
-
-    Raises:
-        TypeError: not a linear layer, or a quantised one.
-        NotImplementedError: a weight that is already sharded.
-    """
-    if resolve_quantization_backend(layer) is not None or (
-        isinstance(weight := getattr(layer, "weight", None), Tensor) and weight.dtype not in _SUPPORTED
-    ):
-        kind = getattr(getattr(layer, "weight", None), "dtype", "packed")
-        raise TypeError(
-            f"{name} is quantised ({type(layer).__name__}, {kind}); the adapter trains along the singular directions of the "
-            "weight itself, so load the model without quantization_config, or leave the layer out by exclude_modules"
-        )
-    if not isinstance(layer, nn.Linear | Conv1D):
-        raise TypeError(
-            f"{name} is a {type(layer).__name__}; the SVD adapter knows torch.nn.Linear and transformers' Conv1D. Name linear "
-            "layers in target_modules, or leave this one out by exclude_modules"
-        )
-    if isinstance(layer.weight, DTensor):
-        raise NotImplementedError(
-            f"the weight of {name} is sharded already; add the adapter to the whole model and call fully_shard after it"
-        )

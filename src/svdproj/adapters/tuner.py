@@ -9,7 +9,8 @@ from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from torch import nn
 
-from svdproj.adapters.layer import Linear, SVDScaleLayer
+from svdproj.adapters.layer import SVDScaleLayer
+from svdproj.adapters.linear import Linear
 from svdproj.progress import progress_bar
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def projected_optimizer_factory(
 
     def build(model: nn.Module, **late_kwargs: Any) -> ProjectedOptimizer:
         optimizer = optimizer_class(_parameter_groups(model, kwargs), **{**kwargs, **late_kwargs})
-        return ProjectedOptimizer(optimizer, direction, model, **projection)
+        return ProjectedOptimizer(optimizer, direction, model, **_with_quarantine(projection, model))
 
     # Trainer calls the factory without arguments first, as if it were a class to instantiate.
     return lambda: build, {}
@@ -95,6 +96,24 @@ def _parameter_groups(model: nn.Module, kwargs: Mapping[str, Any]) -> list[dict[
     if "weight_decay" in kwargs:
         groups[1]["weight_decay"] = 0.0
     return groups
+
+
+def _with_quarantine(projection: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The options, with the model's own quarantine where `mode="route"` needs one: a trainer makes its adapter late."""
+    if projection.get("mode") != "route" or "quarantine" in projection:
+        return dict(projection)
+    from svdproj.adapters import quarantine_of
+
+    return {**projection, "quarantine": quarantine_of(model)}
+
+
+def _quarantine_ablated(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside, an adapter's quarantine is off; other models are left alone."""
+    if not hasattr(model, "peft_config"):
+        return nullcontext()
+    from svdproj.adapters import ablated
+
+    return ablated(model)
 
 
 def find_projected_optimizer(optimizer: Optimizer | None) -> ProjectedOptimizer | None:
@@ -135,7 +154,7 @@ class ProjectionMixin:
         return optimizer
 
     def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
-        return ProjectedOptimizer(optimizer, self._direction, model, **self._projection)
+        return ProjectedOptimizer(optimizer, self._direction, model, **_with_quarantine(self._projection, model))
 
     def projection_metrics(self) -> dict[str, float]:
         """`ProjectedOptimizer.metrics()` of the last step; empty before there is an optimizer."""
@@ -200,7 +219,9 @@ class ProjectionCallback(TrainerCallback):
             return
         if state.global_step % self.refresh_every:
             return
-        refreshed = self._refit(kwargs["model"], kwargs["processing_class"])
+        # What is quarantined is gone when the model is deployed, so the direction is that of the model without it.
+        with _quarantine_ablated(kwargs["model"]):
+            refreshed = self._refit(kwargs["model"], kwargs["processing_class"])
         overlaps = list(optimizer.direction.overlap(refreshed).values())
         optimizer.set_direction(refreshed)
         self._refresh_logs = {
