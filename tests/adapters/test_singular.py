@@ -121,7 +121,7 @@ def test_a_failed_write_leaves_nothing_and_does_not_stop_training(
     def full_disk(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("svdproj.serialization.os.replace", full_disk)
+    monkeypatch.setattr("os.replace", full_disk)
     with caplog.at_level(logging.WARNING, "svdproj"):
         assert singular_vectors(WEIGHT)[0].shape == (12, 8)
     assert "set SVDPROJ_CACHE to a writable folder" in caplog.text
