@@ -44,19 +44,14 @@ class ContrastivePair:
     tags: Sequence[str] = ()  # a tuple once constructed; JSON has lists
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt, self.id)
+        label = f"pair {self.id!r}" if self.id else "pair"
+        if problem := _problem(vars(self)):
+            raise ValueError(f"{label}: {problem}")
         for side in ("hack", "clean"):
-            text = getattr(self, side)
-            if not isinstance(text, str):
-                raise ValueError(f"{_label(self.id)}: {side!r} must be text, got {type(text).__name__}")
-            if not text.strip():
-                raise ValueError(f"{_label(self.id)}: the {side} completion is empty; a pair needs two completions")
+            if not getattr(self, side).strip():
+                raise ValueError(f"{label}: the {side} completion is empty; a pair needs two completions")
         if self.hack == self.clean:
-            raise ValueError(
-                f"{_label(self.id)}: hack and clean are the same text, so the pair has no contrast; drop it"
-            )
-        if isinstance(self.tags, str):
-            raise ValueError(f"{_label(self.id)}: tags must be a list of strings, got the string {self.tags!r}")
+            raise ValueError(f"{label}: hack and clean are the same text, so the pair has no contrast; drop it")
         object.__setattr__(self, "tags", tuple(self.tags))
         if not isinstance(self.prompt, str):
             object.__setattr__(self, "prompt", tuple(dict(message) for message in self.prompt))
@@ -64,6 +59,35 @@ class ContrastivePair:
     def swap(self) -> ContrastivePair:
         """The pair with its labels exchanged; a direction fitted on swapped pairs has the same span, turned around."""
         return ContrastivePair(self.prompt, hack=self.clean, clean=self.hack, id=self.id, tags=self.tags)
+
+    @staticmethod
+    def select(
+        pairs: Iterable[ContrastivePair], tags: Iterable[str] = (), without: Iterable[str] = ()
+    ) -> list[ContrastivePair]:
+        """The pairs that carry all of `tags` and none of `without`, in their order.
+
+        Raises:
+            ValueError: no pair is left; the message lists the tags that there are.
+
+        Example:
+            >>> pairs = [ContrastivePair("p", "h", "c", tags=("easy",)), ContrastivePair("q", "h", "c", tags=("hard",))]
+            >>> [pair.prompt for pair in ContrastivePair.select(pairs, without=["hard"])]
+            ['p']
+        """
+        if isinstance(tags, str) or isinstance(without, str):
+            raise ValueError("tags and without are lists of tags, not one string; write tags=[...]")
+        wanted, unwanted, known = set(tags), set(without), set[str]()
+        selected = []
+        for pair in pairs:
+            known.update(pair.tags)
+            if wanted <= set(pair.tags) and not unwanted & set(pair.tags):
+                selected.append(pair)
+        if not selected:
+            raise ValueError(
+                f"no pair has the tags {sorted(wanted)} and none of {sorted(unwanted)}; there are "
+                f"{', '.join(sorted(known)) or 'no tags at all'}"
+            )
+        return selected
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> list[ContrastivePair]:
@@ -76,7 +100,7 @@ class ContrastivePair:
         """
         path = Path(path)
         pairs = []
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     pairs.append(_parse(line, where=f"{path}:{number}"))
@@ -100,9 +124,12 @@ class ContrastivePair:
         os.replace(file.name, path)
 
 
-def _parse(line: str, where: str) -> ContrastivePair:
+def _parse(line: bytes, where: str) -> ContrastivePair:
     try:
-        record = json.loads(line)
+        # utf-8-sig: some editors put a mark at the head of a file.
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 ({error.reason}); save the file in that encoding") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg}); pairs files hold one JSON object per line") from None
     if not isinstance(record, dict):
@@ -113,21 +140,28 @@ def _parse(line: str, where: str) -> ContrastivePair:
         raise ValueError(
             f"{where}: unknown field {', '.join(map(repr, unknown))}; known are {', '.join((*_REQUIRED, *_OPTIONAL))}"
         )
+    if problem := _problem(record):
+        raise ValueError(f"{where}: {problem}")
     try:
         return ContrastivePair(**record)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _check_prompt(prompt: object, pair_id: str) -> None:
+def _problem(fields: Mapping[str, object]) -> str | None:
+    """What is wrong with the types of a pair's fields, if anything."""
+    for name in ("hack", "clean", "id"):
+        if not isinstance(fields.get(name, ""), str):
+            return f"{name!r} must be text, got {type(fields[name]).__name__}"
+    tags = fields.get("tags", ())
+    if isinstance(tags, str) or not isinstance(tags, Sequence) or not all(isinstance(tag, str) for tag in tags):
+        return f"tags must be a list of strings, got {tags!r}"
+    prompt = fields["prompt"]
     if isinstance(prompt, str):
-        return
+        return None
     if not isinstance(prompt, Sequence) or not prompt:
-        raise ValueError(f"{_label(pair_id)}: prompt must be text or a non-empty list of chat messages, got {prompt!r}")
+        return f"prompt must be text or a non-empty list of chat messages, got {prompt!r}"
     for message in prompt:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ValueError(f"{_label(pair_id)}: a chat message needs 'role' and 'content', got {message!r}")
-
-
-def _label(pair_id: str) -> str:
-    return f"pair {pair_id!r}" if pair_id else "pair"
+            return f"a chat message needs 'role' and 'content', got {message!r}"
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from svdproj.pairs import ContrastivePair, Prompt
@@ -53,16 +54,63 @@ def encode_pair(tokenizer: Any, pair: ContrastivePair, max_length: int | None = 
     """The hack and the clean side of a pair as token ids.
 
     Raises:
-        ValueError: a chat prompt without a chat template; a side longer than the model's context.
+        ValueError: a chat prompt without a chat template, or one that the template refuses; two sides of the same
+            tokens; a side longer than the model's context.
     """
-    sides = tuple(encode_completion(tokenizer, pair.prompt, text) for text in (pair.hack, pair.clean))
-    for side, encoded in zip(("hack", "clean"), sides, strict=True):
+    name = f"pair {pair.id!r}" if pair.id else f"the pair with the prompt {prompt_key(pair.prompt)[:40]!r}"
+    try:
+        hack, clean = (encode_completion(tokenizer, pair.prompt, text) for text in (pair.hack, pair.clean))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if hack.ids == clean.ids:
+        raise ValueError(
+            f"{name}: the tokenizer makes the same tokens of hack and clean, so there is no contrast; drop it"
+        )
+    for side, encoded in (("hack", hack), ("clean", clean)):
         if max_length is not None and len(encoded.ids) > max_length:
             raise ValueError(
-                f"pair {pair.id!r}: prompt and {side} completion take {len(encoded.ids)} tokens, the model's context "
-                f"is {max_length}; shorten or drop the pair, since a cut completion is another completion"
+                f"{name}: prompt and {side} completion take {len(encoded.ids)} tokens, the model's context is "
+                f"{max_length}; shorten or drop the pair, since a cut completion is another completion"
             )
-    return sides[0], sides[1]
+    return hack, clean
+
+
+@dataclass(frozen=True)
+class LengthStatistics:
+    """How long the two sides of some pairs are, in tokens of the completion.
+
+    Args:
+        hack_median, clean_median: medians of each side.
+        ratio: median over pairs of the hack's length over the clean one's.
+        hack_longer, clean_longer: shares of the pairs in which that side is the longer one.
+    """
+
+    hack_median: float
+    clean_median: float
+    ratio: float
+    hack_longer: float
+    clean_longer: float
+
+    @property
+    def longer_side(self) -> str | None:
+        """`"hack"` or `"clean"` where that side is the longer one so consistently that a direction may be length."""
+        if self.hack_longer >= _SAME_SIDE and self.ratio >= _LENGTH_RATIO:
+            return "hack"
+        if self.clean_longer >= _SAME_SIDE and self.ratio <= 1 / _LENGTH_RATIO:
+            return "clean"
+        return None
+
+
+def length_statistics(pairs: Sequence[tuple[Encoded, Encoded]]) -> LengthStatistics:
+    """Lengths of the sides of pairs, at least one, that `encode_pair` made."""
+    lengths = [(hack.completion_length, clean.completion_length) for hack, clean in pairs]
+    return LengthStatistics(
+        hack_median=float(median(hack for hack, _ in lengths)),
+        clean_median=float(median(clean for _, clean in lengths)),
+        ratio=median(hack / clean for hack, clean in lengths),
+        hack_longer=sum(hack > clean for hack, clean in lengths) / len(lengths),
+        clean_longer=sum(hack < clean for hack, clean in lengths) / len(lengths),
+    )
 
 
 def warn_about_lengths(pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
@@ -71,18 +119,15 @@ def warn_about_lengths(pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
     Warns:
         UserWarning: in nine of ten pairs or more the same side is longer, and in the median by half or more.
     """
-    ratios = sorted(hack.completion_length / clean.completion_length for hack, clean in pairs)
-    median = ratios[len(ratios) // 2]
-    longer = sum(ratio > 1 for ratio in ratios) / len(ratios)
-    shorter = sum(ratio < 1 for ratio in ratios) / len(ratios)
-    if len(pairs) < _ENOUGH_LENGTHS or not (
-        (longer >= _SAME_SIDE and median >= _LENGTH_RATIO) or (shorter >= _SAME_SIDE and median <= 1 / _LENGTH_RATIO)
-    ):
+    found = length_statistics(pairs)
+    side = found.longer_side
+    if len(pairs) < _ENOUGH_LENGTHS or side is None:
         return
-    side, share, ratio = ("longer", longer, median) if median > 1 else ("shorter", shorter, 1 / median)
+    share, ratio = (found.hack_longer, found.ratio) if side == "hack" else (found.clean_longer, 1 / found.ratio)
     warnings.warn(
-        f"hack completions are {side} than clean ones in {share:.0%} of the pairs, {ratio:.1f} times in the median: the "
-        "direction may be length; choose pairs of like length, or compare with clean pairs of such lengths",
+        f"{side} completions are the longer ones in {share:.0%} of the pairs, {ratio:.1f} times in the median (hack "
+        f"{found.hack_median:g} tokens, clean {found.clean_median:g}): the direction may be length; choose pairs of "
+        "like length, or compare with clean pairs of such lengths",
         stacklevel=4,
     )
 
@@ -105,7 +150,14 @@ def _prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
                 "tokenizer.chat_template, or write the prompts as plain text"
             )
         messages = [dict(message) for message in prompt]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja's own errors, and whatever a template raises
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise ValueError(
+                f"the tokenizer's chat template refuses messages with the roles {roles}: {error}; some templates take no "
+                "system prompt: put its text at the head of the first user message"
+            ) from None
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = list(tokenizer(prompt)["input_ids"])
     # Some tokenizers close every text; the completion has to follow directly.
