@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -34,6 +34,11 @@ class Coverage:
     total: int
     direction_bytes: int
     weight_bytes: int
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        plain = asdict(self)
+        return plain | {"matched": list(self.matched), "unmatched": list(self.unmatched)}
 
     def __str__(self) -> str:
         share = self.parameters / self.total if self.total else 0.0

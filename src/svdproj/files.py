@@ -17,10 +17,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
-    # Not `tempfile`: its files are readable by their owner alone, and the rename would keep that.
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        draft.touch()
+        # Writers such as `safetensors` make files that their owner alone can read, and the rename would keep that.
+        mode = (path if path.exists() else draft).stat().st_mode
         yield draft
+        draft.chmod(mode)
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from svdproj.files import replacing
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -113,15 +114,9 @@ class ContrastivePair:
     @staticmethod
     def save(pairs: Iterable[ContrastivePair], path: str | os.PathLike[str]) -> None:
         """Write pairs as JSONL that `load` reads back equal; the file appears whole or not at all."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                for pair in pairs:
-                    file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
+        with replacing(Path(path)) as draft, draft.open("w", encoding="utf-8") as file:
+            for pair in pairs:
+                file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
 
 
 def _parse(line: bytes, where: str) -> ContrastivePair:

@@ -1,0 +1,5 @@
+"""`python -m svdproj`: the command line."""
+
+from svdproj.cli import main
+
+main()

@@ -1,0 +1,289 @@
+"""The commands: extract, inspect, validate, compare.
+
+Standard output carries the result, as text or with `--json` as one JSON object; progress, warnings and errors go to
+standard error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svdproj._version import __version__
+from svdproj.cli_errors import UsageError, errors_in_one_line
+from svdproj.cli_figures import heat_maps
+from svdproj.cli_models import load_model, load_skeleton
+from svdproj.coverage import listing
+from svdproj.direction import HackDirection
+from svdproj.inspection import (
+    describe,
+    direction_table,
+    overlap_table,
+    random_overlaps,
+    row_energy_shares,
+)
+from svdproj.layers import mean
+from svdproj.metadata import Energy
+from svdproj.pairs import ContrastivePair
+
+NOT_BETTER = 1
+"""Exit status of `validate` for a direction that is not better than random."""
+
+app = typer.Typer(
+    name="svdproj",
+    help="Name a behaviour by contrastive pairs, and look at the direction in gradient space that they make.",
+    epilog="Exit status: 0 done; 1 the direction is no better than random (validate); 2 something is wrong, said in one line.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DirectionFile = Annotated[Path, typer.Argument(metavar="DIRECTION", help="A direction's safetensors file.")]
+Model = Annotated[str, typer.Option(help="A folder with a transformers model, or a name on the hub.")]
+Pairs = Annotated[Path, typer.Option(help="JSONL, one pair a line: prompt, hack, clean, and optionally id and tags.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="Only pairs with this tag; may be given many times.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pairs in one forward and backward.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', …")]
+Dtype = Annotated[
+    str, typer.Option(help="Of the weights: 'auto' for the one they are stored in, 'float32', 'bfloat16'.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Png = Annotated[Path | None, typer.Option(help="Also draw a heat map over layers and modules into this PNG file.")]
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose errors become one line each."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with errors_in_one_line():
+            function(*args, **kwargs)
+
+    return app.command()(run)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"svdproj {__version__}")
+        raise typer.Exit
+
+
+@_command
+def extract(
+    model: Model,
+    pairs: Pairs,
+    out: Annotated[Path, typer.Option(help="Where the direction goes; an existing file is replaced.")],
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help="'all-linear' (the default), 'trainable', or patterns for parameter names; may be repeated."),
+    ] = None,
+    chart: Annotated[str, typer.Option(help="'bilinear', 'diagonal' or 'dense'.")] = "bilinear",
+    basis: Annotated[str, typer.Option(help="Bases of bilinear charts: 'gradient' or 'weight'.")] = "gradient",
+    chart_rank: Annotated[int, typer.Option(help="Columns of each basis, at most.")] = 64,
+    k: Annotated[int, typer.Option("--k", "-k", help="Rows for each parameter, at most.")] = 24,
+    noise_floor: Annotated[float, typer.Option(help="Share of the lowest singular values that is dropped.")] = 0.25,
+    loss: Annotated[str, typer.Option(help="'mean' over a completion's tokens, or 'sum'.")] = "mean",
+    holdout: Annotated[float, typer.Option(help="Share of the prompts that is held out for validation.")] = 0.2,
+    tag: Tags = None,
+    batch_size: BatchSize = 8,
+    seed: Annotated[int, typer.Option(help="Of the split and of the sketches.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a direction to contrastive pairs, and save it."""
+    _check_folder(out)
+    chosen = _read_pairs(pairs, tag)
+    policy, tokenizer = load_model(model, device, dtype)
+    wanted = targets or ["all-linear"]
+    direction = HackDirection.fit(
+        policy,
+        tokenizer,
+        chosen,
+        targets=wanted[0] if len(wanted) == 1 else wanted,
+        chart=chart,
+        basis=basis,
+        chart_rank=chart_rank,
+        k=k,
+        noise_floor=noise_floor,
+        loss=loss,
+        holdout=holdout,
+        batch_size=batch_size,
+        seed=seed,
+        progress=not quiet,
+    )
+    direction.save(out)
+    if as_json:
+        _print_json({"out": str(out), **describe(direction)})
+    else:
+        typer.echo(f"{direction.summary()}\nwrote {out}")
+
+
+@_command
+def inspect(
+    direction: DirectionFile,
+    model: Annotated[str | None, typer.Option(help="Also say what the direction covers of this model.")] = None,
+    png: Png = None,
+    as_json: Json = False,
+) -> None:
+    """Show a direction: provenance, spectrum, energy and coverage by layer."""
+    found = HackDirection.load(direction)
+    if not len(found):
+        raise UsageError(f"{direction} is the empty direction, there is nothing to show")
+    coverage = found.coverage(load_skeleton(model)) if model is not None else None
+    if png is not None:
+        energies = {name: found.metadata.energy_by_parameter.get(name, Energy()) for name in found.subspaces}
+        shares = row_energy_shares(found)
+        most = max(shares.values())
+        panels = {
+            "energy of the pairs in the rows, share of each parameter's": {n: e.rows for n, e in energies.items()},
+            "the same on held-out pairs": {n: e.rows_held_out for n, e in energies.items()},
+            f"where the energy lies, relative to the parameter with most ({most:.1%} of all)": {
+                n: share / most for n, share in shares.items()
+            },
+        }
+        heat_maps(panels, f"{direction.name}, from {found.metadata.model_id or 'an unnamed model'}", png)
+    if as_json:
+        _print_json(describe(found) | ({"coverage": coverage.to_json()} if coverage else {}))
+        return
+    typer.echo(f"{found.summary()}\n")
+    typer.echo(direction_table(found))
+    if coverage is not None:
+        typer.echo(f"\n{coverage}")
+    if png is not None:
+        typer.echo(f"wrote {png}")
+
+
+@_command
+def validate(
+    direction: DirectionFile,
+    model: Model,
+    pairs: Pairs,
+    tag: Tags = None,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Also use pairs whose prompts the direction was fitted on.")
+    ] = False,
+    save: Annotated[bool, typer.Option("--save", help="Write the figures into the direction's file.")] = False,
+    batch_size: BatchSize = 8,
+    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask whether a direction tells hack from clean on held-out pairs, better than a random one. If not: exit status 1."""
+    found = HackDirection.load(direction)
+    chosen = _read_pairs(pairs, tag)
+    held_out = chosen if all_pairs else found.held_out(chosen)
+    if not held_out:
+        raise UsageError(
+            f"the direction was fitted on the prompts of all {len(chosen)} pairs in {pairs}; validate on others, or see how well "
+            "it knows its own with --all-pairs"
+        )
+    policy, tokenizer = load_model(model, device, dtype)
+    found.check_weights(policy)
+    validation = found.validate(policy, tokenizer, held_out, batch_size=batch_size, seed=seed, progress=not quiet)
+    if save:
+        HackDirection(found.subspaces, replace(found.metadata, validation=validation.figures)).save(direction)
+    if as_json:
+        _print_json({"direction": str(direction), "pairs": str(pairs), **validation.to_json()})
+    else:
+        typer.echo(str(validation))
+        if len(held_out) < len(chosen):
+            typer.echo(f"  left out: {len(chosen) - len(held_out)} pairs with prompts that the direction was fitted on")
+    if not validation.better_than_random:
+        raise typer.Exit(NOT_BETTER)
+
+
+@_command
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A direction's file.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.")],
+    png: Png = None,
+    as_json: Json = False,
+) -> None:
+    """Overlap of two directions by layer: 1 is the same span, and random rows are shown beside it."""
+    a, b = HackDirection.load(first), HackDirection.load(second)
+    shared = [name for name in a.subspaces if name in b.subspaces]
+    if not shared:
+        raise UsageError(
+            f"{first} and {second} share no parameter; the names of one look like {next(iter(a.subspaces), '(none)')}, those of "
+            f"the other like {next(iter(b.subspaces), '(none)')}"
+        )
+    overlaps, random = a.overlap(b), random_overlaps(a, b)
+    only = {
+        "only_in_a": [name for name in a.subspaces if name not in b.subspaces],
+        "only_in_b": [name for name in b.subspaces if name not in a.subspaces],
+    }
+    if png is not None:
+        panels = {"overlap": overlaps, "random rows": random}
+        heat_maps(panels, f"{first.name} and {second.name}", png)
+    if as_json:
+        _print_json(
+            {
+                "a": str(first),
+                "b": str(second),
+                "overlap": mean(overlaps.values()),
+                "random": mean(random.values()),
+                "by_parameter": {name: {"overlap": overlaps[name], "random": random[name]} for name in overlaps},
+                **only,
+            }
+        )
+        return
+    typer.echo(
+        f"overlap {mean(overlaps.values()):.3f} in the mean over {len(overlaps)} parameters, random rows {mean(random.values()):.3f}\n"
+    )
+    typer.echo(overlap_table(overlaps, random))
+    for path, names in ((first, only["only_in_a"]), (second, only["only_in_b"])):
+        if names:
+            typer.echo(f"only in {path}: {listing(names)}")
+    if png is not None:
+        typer.echo(f"wrote {png}")
+
+
+def _read_pairs(path: Path, tags: list[str] | None) -> list[ContrastivePair]:
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}; pairs are JSONL, one object a line with prompt, hack and clean")
+    pairs = ContrastivePair.load(path)
+    if not tags:
+        return pairs
+    chosen = [pair for pair in pairs if set(tags) & set(pair.tags)]
+    if not chosen:
+        known = sorted({tag for pair in pairs for tag in pair.tags})
+        raise UsageError(
+            f"no pair of {path} has the tag {', '.join(tags)}; there are {listing(known, 10) or 'no tags at all'}"
+        )
+    return chosen
+
+
+def _check_folder(path: Path) -> None:
+    """Before an hour of work rather than after it."""
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise UsageError(
+            f"cannot write {path}: it is a folder; name a file in it, such as {path / 'direction.safetensors'}"
+        )
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    typer.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """What was not measured, or is infinite, becomes null: JSON has no word for it."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

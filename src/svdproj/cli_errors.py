@@ -1,0 +1,77 @@
+"""What the command line says when something is wrong: one line on standard error, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+FAILURE = 2
+"""Exit status of wrong usage, bad input and what is missing."""
+
+TRACEBACK = "SVDPROJ_TRACEBACK"
+"""Set this environment variable to see where an error comes from."""
+
+
+class UsageError(Exception):
+    """Something that the user can mend; the message says how."""
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Inside, errors that are about the input become one line and exit status 2, and warnings one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except (UsageError, ValueError, OSError, ImportError, NotImplementedError, MemoryError) as error:
+            fail(str(error) or type(error).__name__, error)
+        except RuntimeError as error:
+            # torch has no class of its own for a CPU that is out of memory, nor for most failures of a device.
+            if "memory" not in str(error):
+                raise
+            fail(f"{error}; a smaller --batch-size takes less", error)
+
+
+def fail(message: str, error: Exception) -> None:
+    """Say it, and leave."""
+    if os.environ.get(TRACEBACK):
+        raise error
+    print(one_line(message), file=sys.stderr)
+    raise SystemExit(FAILURE)
+
+
+def one_line(message: str) -> str:
+    """A message as the command line shows it."""
+    return "error: " + " ".join(message.split())
+
+
+def require(module: str) -> ModuleType:
+    """Import a module of the extra `cli`.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise UsageError(f"this needs {error.name}; run: pip install 'svdproj[cli]'") from None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    print("warning: " + " ".join(str(message).split()), file=sys.stderr)

@@ -1,0 +1,130 @@
+"""A model and its tokenizer from a local folder or the hub, with errors that a command line can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from svdproj.cli_errors import UsageError, require
+
+# `from_pretrained` alone would retry for a minute where there is no network.
+_HUB_SECONDS = 10
+
+
+def load_model(name: str, device: str, dtype: str) -> tuple[nn.Module, Any]:
+    """A causal language model and its tokenizer.
+
+    Args:
+        name: a folder, or a name on the hub.
+        device: `"auto"`, or what torch calls it.
+        dtype: `"auto"` for the one that the weights are stored in, or a torch dtype's name.
+
+    Raises:
+        UsageError: it is not there, cannot be reached, or is no causal language model.
+    """
+    transformers = require("transformers")
+    offline = _offline(name)
+    with _plain_errors(name), _no_bars(transformers):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=offline)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), local_files_only=offline)
+    return model.to(_device(device)).eval(), tokenizer
+
+
+def load_skeleton(name: str) -> nn.Module:
+    """The model without weights, which costs nothing: parameter names and shapes only.
+
+    Raises:
+        UsageError: as from `load_model`.
+    """
+    transformers = require("transformers")
+    offline = _offline(name)
+    with _plain_errors(name), torch.device("meta"):
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=offline)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def _offline(name: str) -> bool:
+    """Whether the files have to be taken from this machine; asks the hub once, with a deadline.
+
+    Raises:
+        UsageError: there is nothing of that name here, and the hub does not give it.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"the folder {name} holds no model: it has no config.json")
+        return True
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise UsageError(
+            f"no such folder: {name}; give a folder with a transformers model, or a hub name such as org/model"
+        )
+    if ":" in name:
+        raise UsageError(
+            f"{name!r} is no model that transformers knows; give a folder, or a hub name such as org/model"
+        )
+    hub = require("huggingface_hub")
+    try:
+        hub.HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except Exception as error:  # the hub client's HTTP library changes, and its exceptions with it
+        if isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
+            return True
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise UsageError(
+            f"cannot get {name!r} from the hub ({reason}); check the name and the network, or give a local folder"
+        ) from None
+    return False
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"the device {name!r} is not usable here ({reason}); choose --device cpu") from None
+    return device
+
+
+def _dtype(name: str) -> torch.dtype | str:
+    if name == "auto":
+        return name
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"unknown dtype {name!r}; choose auto, float32, bfloat16 or float16")
+    return found
+
+
+@contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+    ) as error:  # what transformers raises for missing and broken files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise UsageError(
+            f"cannot load {name!r}: {reason}; give a causal language model that transformers can read"
+        ) from error
+
+
+@contextmanager
+def _no_bars(transformers: Any) -> Iterator[None]:
+    """Silence a bar over weights that is full at once."""
+    logging = transformers.utils.logging
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
