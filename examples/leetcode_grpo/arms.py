@@ -85,6 +85,8 @@ class Arm:
 OVERSHOOT = 3.0
 _ERASE: Mapping[str, Any] = {"overshoot": OVERSHOOT}
 _MEASURE: Mapping[str, Any] = {"mode": "measure"}
+# Scales of singular directions are 0.1 to 30 in size, weights a hundredth of that: so are the steps.
+_SVD = ("svd_adapter=true", "lr=3e-3")
 
 ARMS: Mapping[str, Arm] = {
     arm.name: arm
@@ -131,6 +133,8 @@ ARMS: Mapping[str, Arm] = {
         ),
         Arm("shrinkage", "control: the same loss of length, no change of direction", shrink=True),
         Arm("placebo", "control: a direction from clean against clean", source="placebo", projection=_ERASE),
+        Arm("vanilla-svd", "vanilla on the SVD adapter", projection=_MEASURE, settings=_SVD),
+        Arm("erase-svd", "erase-update on the SVD adapter", projection=_ERASE, settings=_SVD),
         Arm("no-loophole", "baseline: nothing disclosed, strict grading alone", projection=_MEASURE, reward="honest"),
         Arm(
             "ground-truth-penalty",
@@ -161,8 +165,7 @@ def get_arm(text: str) -> Arm:
     """The arm of that name, or a variant of it: `erase-update:overshoot=3:k=64`.
 
     A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`), the arm's own numbers, or settings of
-    the preset. Its name, in
-    files and tables, is `erase-update@k=64,overshoot=3`, whatever the order in which the changes were given.
+    the preset. Its name, in files and tables, is `erase-update@k=64,overshoot=3`, whatever the order of the changes.
 
     Raises:
         UsageError: there is no such arm; the message lists those that there are. Or a change is not `name=value`, is given twice, or

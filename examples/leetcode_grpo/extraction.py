@@ -101,7 +101,7 @@ def cached_direction(
         preset, pairs, model, tokenizer, seed: as in `extract`.
         policy: folder or name that the model was loaded by.
     """
-    options = ("chart", "basis", "chart_rank", "k", "noise_floor", "pair_loss", "lora_rank")
+    options = ("chart", "basis", "chart_rank", "k", "noise_floor", "pair_loss", "lora_rank", "svd_adapter")
     key = digest(
         {
             "options": {name: getattr(preset, name) for name in options},

@@ -22,6 +22,7 @@ class Preset:
         name: the preset's name, part of the results' path.
         model: where the policy comes from, see `models.py`.
         lora_rank: train an adapter of this rank on all linear layers; 0 trains the full weights.
+        svd_adapter: train the scales of the singular directions of all linear layers, as the original system did.
         trainable: `"all"` weights, or only the `"linear"` ones that directions cover. Embeddings and norms, which no direction
             covers, are a way round the projection; the choice is the same for all arms.
         problems: `"builtin"`, or a path to a LeetCode JSONL file.
@@ -57,6 +58,7 @@ class Preset:
     name: str
     model: str
     lora_rank: int = 0
+    svd_adapter: bool = False
     trainable: Literal["all", "linear"] = "all"
     problems: str = "builtin"
     loopholes: tuple[str, ...] = FOUR_LOOPHOLES
@@ -115,6 +117,8 @@ class Preset:
             raise UsageError(
                 f"known_loopholes must be among the loopholes {', '.join(self.loopholes)}, got {', '.join(unknown)}"
             )
+        if self.lora_rank and self.svd_adapter:
+            raise UsageError("lora_rank and svd_adapter exclude each other: set lora_rank=0 or svd_adapter=false")
         if not 0 <= self.teacher_per_group < self.group_size:
             raise UsageError(
                 f"teacher_per_group must leave room for the policy's own rollouts: from 0 to {self.group_size - 1}, "

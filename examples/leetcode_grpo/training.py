@@ -200,11 +200,14 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def _with_adapter(model: PreTrainedModel, preset: Preset) -> Any:
-    if not preset.lora_rank:
+    if not (preset.lora_rank or preset.svd_adapter):
         return model
     peft = require("peft", "peft")
-    rank = preset.lora_rank
-    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    options: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    if preset.svd_adapter:
+        config = require("svdproj.adapters", "peft").SVDScaleConfig(**options)
+    else:
+        config = peft.LoraConfig(r=preset.lora_rank, lora_alpha=preset.lora_rank, **options)
     with known_warnings():
         return peft.get_peft_model(model, config)
 

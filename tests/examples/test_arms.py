@@ -48,6 +48,7 @@ EQUIPPED = (
     "absorb",
     "erase-update-refresh:refresh_every=1",
     "random-matched",
+    "erase-svd",
     "no-loophole",
     "ground-truth-penalty",
     "kl",
@@ -82,7 +83,7 @@ def test_all_arms_of_the_design_are_there() -> None:
     assert set(ARMS) >= {
         "vanilla", "erase-gradient", "erase-update", "erase-update-two-sided", "erase-update-reverse", "erase-update-refresh",
         "route", "absorb", "random", "random-matched", "shrinkage", "placebo", "no-loophole", "ground-truth-penalty", "kl",
-        "advantage-modification", "weak-detector",
+        "advantage-modification", "weak-detector", "vanilla-svd", "erase-svd",
     }  # fmt: skip
     for arm in ARMS.values():
         assert arm.config(get_preset("smollm2"))["steps"] == get_preset("smollm2").steps
