@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/step_time.py` finds the parts
+
 import svdproj.plan
-from benchmarks.support.peers import bases_of, gradient_hooks, loop_around_step, loop_over_gradients
-from benchmarks.support.records import facts, table, write_record
-from benchmarks.support.shapes import covered, random_direction, smollm2_shaped, with_lora
-from benchmarks.support.traffic import copy_bandwidth, matmul_rate, peak_memory, synchronize, timed, traffic
+from benchmarks.parts.peers import bases_of, gradient_hooks, loop_around_step, loop_over_gradients
+from benchmarks.parts.policies import facts
+from benchmarks.parts.records import table, write_record
+from benchmarks.parts.shapes import covered, random_direction, smollm2_shaped, with_lora
+from benchmarks.parts.traffic import copy_bandwidth, matmul_rate, peak_memory, synchronize, timed, traffic
 from svdproj import HackDirection, ProjectedOptimizer
 
 CHART_RANK, K, LORA_RANK = 64, 24, 16

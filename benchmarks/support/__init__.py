@@ -1,1 +1,0 @@
-"""What the benchmarks share: the model, how time and traffic are measured, and how figures are written down."""
