@@ -82,7 +82,7 @@ def leak(
     module = nn.ParameterDict({key.replace(".", "/"): nn.Parameter(weight.clone()) for key, weight in start.items()})
     named = [(key.replace("/", "."), parameter) for key, parameter in module.items()]
     make, options = OPTIMIZERS[name]
-    optimizer = ProjectedOptimizer(make([p for _, p in named], **options), direction, named, gate=gate, **projection)
+    optimizer = ProjectedOptimizer(make([p for _, p in named], **options), direction, named, gate=gate, **projection)  # type: ignore[arg-type]
     inside = square = 0.0
     for gradient in gradients:
         before = {key: parameter.detach().clone() for key, parameter in named}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -195,18 +194,23 @@ def _victim(folder: Path) -> None:
         time.sleep(0.005)
 
 
+# A server that has imported torch once, from which each victim is forked in a moment.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
+
+
 def _killed_and_resumed(folder: Path, seconds: float) -> bool:
     """One kill after the first checkpoint and so many seconds; whether the run was still going."""
-    code = f"from tests.test_optimizer_checkpoints import _victim; from pathlib import Path; _victim(Path({str(folder)!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    process = _FORKS.Process(target=_victim, args=(folder,))
+    process.start()
     while not (folder / "checkpoint.pt").exists():
-        assert process.poll() in (None, 0)
+        assert process.exitcode in (None, 0)
         time.sleep(0.002)
     time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    killed = process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
     _victim(folder)
-    return killed
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

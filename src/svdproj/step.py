@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,8 +17,8 @@ from svdproj.projection import gated, rescale_factor, shrink_factor
 from svdproj.report import Pending, StepReport, sums_after, sums_before
 from svdproj.rounding import stochastic_round
 
-# First moments in torch's optimizers: Adam and its kin, SGD and its kin.
-FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
+# First moments: Adam and its kin, SGD and its kin, and those of bitsandbytes.
+FIRST_MOMENTS = ("exp_avg", "momentum_buffer", "state1")
 
 NoiseFor = Callable[[str, tuple[int, ...], torch.device], torch.Generator]
 Route = Callable[[Stack, Tensor], None]
@@ -196,11 +197,19 @@ def _scaled(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, Any]]) -> None:
-    """Take the subspaces' components out of the optimizer's first-moment buffers."""
+    """Take the subspaces' components out of the optimizer's first-moment buffers.
+
+    Warns:
+        UserWarning: buffers in 8 bits, which are left as they are.
+    """
+    quantised = False
     for stack in stacks:
         for key in FIRST_MOMENTS:
             buffers = [state.get(parameter, {}).get(key) for parameter in stack.parameters]
             moments = [local(buffer) if isinstance(buffer, Tensor) else None for buffer in buffers]
+            if any(moment is not None and not moment.is_floating_point() for moment in moments):
+                quantised = True
+                continue
             if all(moment is None for moment in moments):
                 continue
             x = torch.stack(
@@ -213,3 +222,10 @@ def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, 
             for moment, value in zip(moments, x.sub_(stack.decode(found.coefficients)), strict=True):
                 if moment is not None:
                     moment.copy_(value)
+    if quantised:
+        warnings.warn(
+            "the optimizer keeps its first moments in 8 bits, which are not purged: they carry the old direction's steps on "
+            'for a while. space="update" removes what they do in the new subspace anyway; in gradient space, make a new '
+            "optimizer, or pass purge_state=False to accept it",
+            stacklevel=4,
+        )

@@ -1,4 +1,4 @@
-"""Schedulers, scalers, closures, trainers' habits, and optimizers of other libraries."""
+"""Schedulers, scalers, closures, and trainers' habits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import schedulefree
 import torch
 import transformers
 from torch.optim import lr_scheduler
@@ -20,7 +19,6 @@ from tests.conformance.helpers import (
     backward,
     copies,
     direction_for,
-    train,
 )
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
@@ -153,37 +151,3 @@ def test_accumulation_projects_the_sum_once(space: str) -> None:
     assert optimizers[1].metrics()["svdproj/cos_in"] == pytest.approx(
         optimizers[0].metrics()["svdproj/cos_in"], rel=1e-4
     )
-
-
-@pytest.mark.parametrize("kind", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"])
-def test_schedule_free_trains_the_same_and_its_training_weights_stay_out(kind: str) -> None:
-    bare_model, model, projected_model = Weights(), Weights(), Weights()
-    make = getattr(schedulefree, kind)
-    bare, inner = make(bare_model.parameters(), lr=0.01), make(model.parameters(), lr=0.01)
-    wrapped = ProjectedOptimizer(inner, HackDirection.empty(), model)
-    direction = direction_for(model)
-    projected = ProjectedOptimizer(make(projected_model.parameters(), lr=0.01), direction, projected_model)
-    for optimizer in (bare, wrapped, projected):
-        optimizer.train()
-    for step in range(3):
-        train(bare_model, bare, range(step, step + 1))
-        train(model, wrapped, range(step, step + 1))
-        before = copies(projected_model)
-        train(projected_model, projected, range(step, step + 1))
-        # RAdam warms up without a step.
-        assert_update_guarantee(projected_model, before, direction, "one_sided", moved=kind != "RAdamScheduleFree")
-    wrapped.eval()
-    assert not inner.param_groups[0]["train_mode"]
-    bare.eval()
-    assert_same_training((bare_model, bare), (model, wrapped))
-
-
-def test_transformers_adafactor() -> None:
-    model = Weights()
-    direction = direction_for(model)
-    inner = transformers.Adafactor(model.parameters(), lr=0.01, relative_step=False, scale_parameter=True)
-    wrapped = ProjectedOptimizer(inner, direction, model)
-    for step in range(3):
-        before = copies(model)
-        train(model, wrapped, range(step, step + 1))
-        assert_update_guarantee(model, before, direction, "one_sided")
