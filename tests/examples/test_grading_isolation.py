@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from examples.leetcode_grpo.grading import Grader
+from examples.leetcode_grpo.grading.sandbox import namespaces
 from tests.examples.grading_helpers import ADD_ONE, NO_PRIVILEGES, POOR_KERNEL, answering
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -196,6 +197,52 @@ def test_attacks_fail_for_an_ordinary_user(tmp_path: Path) -> None:
     assert "other-user" not in layers
 
 
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+
+@pytest.mark.skipif(not SYSTEM_PYTHON.exists(), reason=f"no {SYSTEM_PYTHON}")
+@pytest.mark.parametrize("kernel", ["as it is", "poor"])
+def test_the_systems_own_interpreter_keeps_its_libraries_and_loses_its_packages(kernel: str) -> None:
+    """Its standard library lies inside `/usr/lib`, where shared libraries and Debian's packages are, too."""
+    script = (POOR_KERNEL if kernel == "poor" else "") + (
+        "import os\nfrom examples.leetcode_grpo.grading import Grader\n"
+        "from tests.examples.grading_helpers import ADD_ONE, answering\n"
+        "there = sorted(set(os.listdir('/usr/lib')) - {'python3'})\n"
+        "look = 'import os\\ndef seen(p):\\n    try: return os.listdir(p)\\n    except OSError: return []\\n'\n"
+        "seen = f'all(os.path.lexists(\"/usr/lib/\" + p) for p in {there!r})'\n"
+        'hidden = \'not any(map(seen, ("/usr/lib/python3/dist-packages", "/lib/python3/dist-packages")))\'\n'
+        "with Grader(workers=1) as grader:\n"
+        "    codes = [answering(f'x + 1 if {e} else 0', look) for e in (seen, hidden)]\n"
+        "    grades = grader.grade([(code, ADD_ONE, None) for code in codes])\n"
+        "    print(*[grade.passed_strict or grade.error for grade in grades], sep=' / ')\n"
+    )
+    version = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True
+    )
+    if version.stdout != b"True\n":
+        pytest.skip(f"{SYSTEM_PYTHON} is older than 3.11")
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-B", "-c", script],
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True / True\n", "")
+
+
+def test_hidden_folders_are_left_out_of_what_is_allowed(tmp_path: Path) -> None:
+    for name in ("lib/python3/dist-packages/torch", "lib/python3/other", "lib/gcc"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "lib" / "up").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "lib")
+    for name in ("lib", "link"):
+        allowed = list(namespaces.all_but_hidden(str(tmp_path / name), [str(tmp_path / "lib/python3/dist-packages")]))
+        assert allowed == [str(tmp_path / "lib" / "gcc"), str(tmp_path / "lib" / "python3" / "other")]
+    assert list(namespaces.all_but_hidden(str(tmp_path / "link"), [])) == [str(tmp_path / "lib")]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_program_that_wants_to_run_is_not_idle() -> None:
     """On a host that gives a machine's cores to others, time passes that is neither used nor spent in the queue."""
@@ -224,8 +271,8 @@ def test_a_program_that_wants_to_run_is_not_idle() -> None:
 def test_waiting_for_a_core_is_not_counted() -> None:
     """Eight programs at once, each of which needs most of its time, on however few cores."""
     code = "import time\nwhile time.process_time() < {}: pass\nclass Solution:\n    def f(self, x): return x + 1\n"
-    with Grader(workers=8, timeout=0.6) as grader:
-        grades = grader.grade([(code.format(0.4 + n / 1000), ADD_ONE, None) for n in range(8)])
+    with Grader(workers=8, timeout=0.4) as grader:
+        grades = grader.grade([(code.format(0.25 + n / 1000), ADD_ONE, None) for n in range(8)])
     assert [grade.error for grade in grades] == [None] * 8
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from . import libc
@@ -20,14 +20,18 @@ BOX = "/box"
 """Where the submission's private folder is mounted, in the new file system."""
 
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
-MASKED = ("site-packages", "dist-packages")  # an installed copy of the examples would sit in one of them
+_PACKAGES = ("site-packages", "dist-packages")  # an installed copy of the examples would sit in one of them
 
 
 @functools.cache  # asked for again by every submission
 def readable_paths() -> list[str]:
-    """What a submission may read: the standard library, and the shared libraries that its extension modules link to."""
+    """What a submission may read: the standard library, and the shared libraries that its extension modules link to.
+
+    None lies beneath another: a system's own interpreter has its library in `/usr/lib`.
+    """
     standard = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_shared_interpreter()]
-    return [path for path in dict.fromkeys([*standard, *_LIBRARIES]) if os.path.exists(path)]
+    paths = [path for path in dict.fromkeys([*standard, *_LIBRARIES]) if os.path.exists(path)]
+    return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
 
 
 def _shared_interpreter() -> list[str]:
@@ -111,7 +115,7 @@ def _own_files() -> None:
     """In a mount namespace of its own, replace `/` by a small read-only tree: `readable_paths()` under their own names, two devices, an empty `/box`."""
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
-    paths = [*readable_paths(), "/dev/null", "/dev/urandom"]
+    paths, hidden = [*readable_paths(), "/dev/null", "/dev/urandom"], hidden_folders()
     links = {path: os.readlink(path) for path in paths if os.path.islink(path)}
     # Opened before /tmp is covered: any of them may lie beneath it.
     sources = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths if path not in links}
@@ -124,8 +128,8 @@ def _own_files() -> None:
         with contextlib.suppress(FileExistsError):
             os.makedirs(os.path.dirname(root + path), exist_ok=True)
             os.symlink(goal, root + path)
-    for folder in _to_mask(paths, root):
-        libc.mount("tmpfs", folder, "tmpfs", libc.MS_RDONLY, "size=4k")
+    for folder in hidden:
+        libc.mount("tmpfs", root + folder, "tmpfs", libc.MS_RDONLY, "size=4k")
     os.mkdir(root + BOX, 0o755)
     os.chdir(root)
     libc.pivot_root(".", ".")
@@ -135,8 +139,6 @@ def _own_files() -> None:
 
 
 def _bind(source: str, target: str, folder: bool) -> None:
-    if os.path.lexists(target):
-        return  # lies in a folder that is bound already
     if folder:
         os.makedirs(target, 0o755)
     else:
@@ -149,10 +151,31 @@ def _bind(source: str, target: str, folder: bool) -> None:
     libc.mount("none", target, None, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | kept)
 
 
-def _to_mask(paths: list[str], root: str) -> Iterator[str]:
+def hidden_folders() -> list[str]:
     """Folders of installed packages, and this repository, where they lie inside what is readable."""
-    candidates = {os.path.join(path, name) for path in paths for name in MASKED}
-    candidates |= {f"/usr/lib/python{version}/{name}" for version in ("3", "3.11") for name in MASKED}
-    candidates.add(str(Path(__file__).resolve().parents[4]))
-    candidates.discard(sys.base_prefix)
-    return (root + folder for folder in sorted(candidates) if os.path.isdir(root + folder))
+    roots = [path for path in readable_paths() if os.path.isdir(path) and not os.path.islink(path)]
+    libraries = [
+        *roots,
+        *(os.path.join(root, name) for root in roots for name in os.listdir(root) if name[:6] == "python"),
+    ]
+    candidates = [os.path.join(library, name) for library in libraries for name in _PACKAGES]
+    candidates.append(str(Path(__file__).resolve().parents[4]))
+    return [
+        folder
+        for folder in candidates
+        if os.path.isdir(folder) and any(folder.startswith(f"{root}/") for root in roots) and folder != sys.base_prefix
+    ]
+
+
+def all_but_hidden(path: str, hidden: Sequence[str]) -> Iterator[str]:
+    """`path`, or in its place the entries that make it up without the hidden folders, for what can only allow."""
+    path = os.path.realpath(path)
+    if path in hidden:
+        return
+    if not any(folder.startswith(f"{path}/") for folder in hidden):
+        yield path
+        return
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        # A link may lead to a folder above all of this; what it leads to inside is allowed by its own name.
+        if not entry.is_symlink():
+            yield from all_but_hidden(entry.path, hidden)

@@ -80,10 +80,9 @@ class _Zygote:
 
     def _hide_files(self, base: str) -> None:
         """Without a file system of its own, this process gives up all files but the standard library's and `base`."""
-        readable = ["/proc", "/dev/urandom"]
-        for folder in namespaces.readable_paths():
-            entries = sorted(os.listdir(folder)) if os.path.isdir(folder) else [""]
-            readable += [os.path.join(folder, entry) for entry in entries if entry not in namespaces.MASKED]
+        readable, hidden = ["/proc", "/dev/urandom"], namespaces.hidden_folders()
+        for path in namespaces.readable_paths():
+            readable += namespaces.all_but_hidden(path, hidden)
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
         landlock.restrict(readable, [base, "/dev/null"], self.landlock, scoped=False)
 
