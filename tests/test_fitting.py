@@ -64,7 +64,9 @@ def test_rows_are_oriented_by_majority_and_ties_by_the_mean() -> None:
 
 
 def subspace(*singular_values: float) -> Subspace:
-    return Subspace(DenseChart((4, 2)), torch.eye(8)[: len(singular_values)], torch.tensor(singular_values, dtype=torch.float32))
+    return Subspace(
+        DenseChart((4, 2)), torch.eye(8)[: len(singular_values)], torch.tensor(singular_values, dtype=torch.float32)
+    )
 
 
 def test_the_noise_floor_is_pooled_over_parameters_and_leaves_weak_ones_out() -> None:

@@ -78,6 +78,8 @@ def fit_model(
     """Fit on a model's gradients: one pass for the bases where they come from gradients, one for the coordinates."""
     if len(pairs) < 2:
         raise ValueError(f"fitting needs at least two pairs, got {len(pairs)}; a few dozen make a useful direction")
+    if not options.loss:
+        raise ValueError(f"unknown loss ''; choose one of {', '.join(map(repr, LOSSES))}")
     encoded = [encode_pair(tokenizer, pair, context_length(model)) for pair in pairs]
     warn_about_lengths(encoded)
     samples = [pair_sample(pair, options.loss) for pair in encoded]
@@ -168,6 +170,7 @@ def _gradient_charts(
 
     if sketched:
         passes(visit)
+    _check_finite({name: products[name][0] for name in sketched})
     sides = [(name, side) for name in sketched for side in (0, 1)]
     found = leading_eigenvectors_by_shape(
         [tests[name][side] for name, side in sides], [products[name][side] for name, side in sides], options.chart_rank
@@ -213,7 +216,18 @@ def _coordinates(
         found[name].encoded[where] = differences.encode(charts[name])
 
     passes(visit)
+    _check_finite({name: each.squares for name, each in found.items()})
     return found
+
+
+def _check_finite(by_parameter: Mapping[str, Tensor]) -> None:
+    """Sums over gradients are finite exactly if the gradients are."""
+    bad = [name for name, sums in by_parameter.items() if not bool(sums.isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"the gradients of {bad[0]} and {len(bad) - 1} other weights are not finite; look for weights that are not, or "
+            "for overflow in float16: load the model in bfloat16 or float32"
+        )
 
 
 def _rows(coordinates: Mapping[str, Coordinates], fitted: Sequence[int], options: FitOptions) -> dict[str, Subspace]:
