@@ -11,7 +11,6 @@ from torch import Tensor
 from svdproj import DenseChart, HackDirection, Subspace
 from svdproj.energy import Coordinates, energy_report, halves_overlap, held_out_accuracy
 
-
 HALVES = (list(range(0, 24, 2)), list(range(1, 24, 2)))
 
 
