@@ -159,6 +159,20 @@ def report_command(
     typer.echo(write_report(folder, out or folder))
 
 
+@app.command("page")
+def page_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of published results.")] = Path(
+        "examples/leetcode_grpo/results"
+    ),
+    out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("docs/results.md"),
+    figures: Annotated[bool, typer.Option(help="Draw the figures too, into figures/results beside the file.")] = True,
+) -> None:
+    """Write the documentation's page of results from the published files."""
+    from examples.leetcode_grpo.report import write_page
+
+    typer.echo(write_page(folder, out, out.parent / "figures" / "results" if figures else None))
+
+
 @app.command()
 def demo(
     settings: Settings = None, steps: Steps = None, seed: Seed = 0, out: Out = Path("results"), overwrite: bool = False

@@ -12,12 +12,24 @@ matplotlib.use("Agg")  # no display is needed, and none may be there
 import matplotlib.pyplot as plt
 import numpy as np
 
+from examples.leetcode_grpo.arms import ARMS
+from examples.leetcode_grpo.contrasts import time_to_hack
 from examples.leetcode_grpo.results import RunResult
-from examples.leetcode_grpo.tables import by_arm
+from examples.leetcode_grpo.statistics import survival
+from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _SMOOTHING = 5
+
+CAPTIONS = {
+    "curves": "Hack and pass rate of the policy's own rollouts, smoothed over five steps; bands are the range over seeds.",
+    "controls": "The same beside the controls.",
+    "baselines": "The same beside the baselines.",
+    "survival": "Share of the seeds in which no step so far had half of its rollouts hack.",
+    "loopholes": "Hack rate on held-out problems by loophole; a dot is a seed.",
+    "cosines": "Hack-ward share of each step before and after the projection, and what random subspaces would catch of it.",
+}
 
 
 def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
@@ -28,7 +40,13 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
         folder: where the files go.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"curves": _curves(results), "loopholes": _loopholes(results), "cosines": _cosines(results)}
+    families = _families(results)
+    figures = {name: _curves(runs) for name, runs in families.items()}
+    figures |= {
+        "survival": _survival(results),
+        "loopholes": _loopholes(results),
+        "cosines": _cosines(families["curves"]),
+    }
     paths = []
     with plt.rc_context({"svg.hashsalt": "svdproj"}):  # the same results give the same file
         for name, figure in figures.items():
@@ -37,6 +55,25 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
             plt.close(figure)
             paths.append(folder / f"{name}.png")
     return paths
+
+
+def figure_names(results: Sequence[RunResult]) -> list[str]:
+    """The names of the figures that `draw_figures` draws, in order."""
+    return [*_families(results), "survival", "loopholes", "cosines"]
+
+
+def _families(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """All runs in one figure where colours suffice; else methods, controls and baselines apart, with the primary contrast in each."""
+    if len(by_arm(results)) <= len(_COLOURS):
+        return {"curves": list(results)}
+    families: dict[str, list[RunResult]] = {"curves": [], "controls": [], "baselines": []}
+    for run in results:
+        arm = ARMS.get(run.arm.partition("@")[0])
+        kind = "" if arm is None else arm.purpose.partition(":")[0]
+        own = {"control": "controls", "baseline": "baselines"}.get(kind, "curves")
+        for name in families if run.arm in (REFERENCE, MAIN) else [own]:
+            families[name].append(run)
+    return {name: runs for name, runs in families.items() if runs}
 
 
 def _curves(results: Sequence[RunResult]) -> Any:
@@ -51,6 +88,20 @@ def _curves(results: Sequence[RunResult]) -> Any:
     return figure
 
 
+def _survival(results: Sequence[RunResult]) -> Any:
+    figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    for place, (colour, (label, runs)) in enumerate(_coloured(results)):
+        times, reached = zip(*(time_to_hack(run) for run in runs), strict=True)
+        curve = survival(times, reached)
+        steps, shares = [0.0, *curve.times, max(times)], [1.0, *curve.share, [1.0, *curve.share][-1]]
+        # Arms that never come there lie on each other at 1: a hair apart, all are seen.
+        axis.step(steps, np.array(shares) - 0.006 * place, where="post", color=colour, label=f"{label} ({len(runs)})")
+    axis.set(xlabel="step", ylabel="seeds below half", ylim=(-0.08, 1.04))
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _loopholes(results: Sequence[RunResult]) -> Any:
     names = sorted({name for run in results for name in run.eval.held_out})
     figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
@@ -61,9 +112,9 @@ def _loopholes(results: Sequence[RunResult]) -> Any:
         offsets = np.arange(len(names)) + (place - (len(arms) - 1) / 2) * width
         axis.bar(offsets, [np.mean(values) if values else 0 for values in rates], width, label=label, color=colour)
         for offset, values in zip(offsets, rates, strict=True):
-            axis.plot([offset] * len(values), values, ".", color="black", markersize=4)
+            axis.plot([offset] * len(values), values, ".", color="black", markersize=3)
     axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.02), ylabel="hack rate, held out")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, ncols=1 + len(arms) // 6)
     return figure
 
 

@@ -180,13 +180,18 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def result_files(folder: Path) -> list[Path]:
+    """The files of results below a folder, in order."""
+    return sorted(folder.rglob("*-seed*.json"))
+
+
 def load_results(folder: Path) -> list[RunResult]:
     """All results below a folder, by preset, arm and seed.
 
     Raises:
         UsageError: there is none, or a file is not what it should be.
     """
-    paths = sorted(folder.rglob("*-seed*.json"))
+    paths = result_files(folder)
     if not paths:
         raise UsageError(f"{folder} holds no results; write some with: python -m examples.leetcode_grpo run")
     return sorted((RunResult.load(path) for path in paths), key=lambda run: (run.preset, run.arm, run.seed))

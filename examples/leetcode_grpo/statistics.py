@@ -55,8 +55,8 @@ def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
         ValueError: there are no differences.
     """
     values = _finite(differences, "differences")
-    if not values.any():
-        return 1.0  # every pattern ties
+    if not values.any() or len(values) == 1:
+        return 1.0  # every pattern ties: of a single difference, both
     result = stats.permutation_test(
         (values,),
         lambda sample, axis: np.mean(sample, axis=axis),

@@ -1,4 +1,4 @@
-"""From results to the rows of a table: one row for each arm of a preset."""
+"""From results to the rows of tables: one row for each arm, one for each comparison of two arms."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from examples.leetcode_grpo.results import RunResult
+from examples.leetcode_grpo.arms import ARMS
+from examples.leetcode_grpo.contrasts import Contrast, at_the_end, contrast, corrected, time_to_hack
+from examples.leetcode_grpo.results import Evaluation, RunResult
+from examples.leetcode_grpo.statistics import Interval, survival
 
 LAST_STEPS = 10
 """The end of training is the mean over so many steps."""
+
+REFERENCE, MAIN = "vanilla", "erase-update"
+"""The two arms of the primary contrast."""
+
+SECONDARY = ("random-matched", "placebo", "shrinkage", "erase-update@overshoot=1", "erase-gradient")
+"""What the main arm is compared with beyond the primary contrast, as PREREGISTRATION.md lists it."""
+
+Header = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,11 +40,13 @@ class ArmRow:
     """One arm over its seeds; rates are between 0 and 1.
 
     Args:
-        preset, arm: which runs.
+        preset, arm: which runs; of an arm with a quarantine there is a second row, with it kept.
         seeds: how many.
         hack, passed: in training, mean of the last `LAST_STEPS` steps.
         held_out_hack, held_out_attempted, held_out_pass: on held-out problems with the hint.
         no_hint_pass: on the same problems without it.
+        half: median over seeds of the first step in which half of the rollouts hack; None if most seeds never came there.
+        steps: of training.
     """
 
     preset: str
@@ -45,14 +58,17 @@ class ArmRow:
     held_out_attempted: Mean
     held_out_pass: Mean
     no_hint_pass: Mean
+    half: float | None
+    steps: int
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, under `HEADER`."""
         means = (self.hack, self.passed, self.held_out_hack, self.held_out_attempted, self.held_out_pass)
-        return (self.arm, str(self.seeds), *map(str, means), str(self.no_hint_pass))
+        half = f"{self.half:g}" if self.half is not None else f"> {self.steps}"
+        return (self.arm, str(self.seeds), *map(str, means), str(self.no_hint_pass), half)
 
 
-HEADER = (
+HEADER: Header = (
     "arm",
     "seeds",
     f"hack, last {LAST_STEPS} steps",
@@ -61,41 +77,114 @@ HEADER = (
     "attempted",
     "pass, held out",
     "pass, no hint",
+    "step of half",
 )
+
+CONTRAST_HEADER: Header = ("arm", "against", "seeds", "hack rate", "exact p", "Holm", "pass rate", "exact p")
+
+
+@dataclass(frozen=True)
+class ContrastRow:
+    """Two arms over the seeds that both have: differences of rates on held-out problems with the hint."""
+
+    hack: Contrast
+    passed: Contrast
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under `CONTRAST_HEADER`."""
+        hack = self.hack
+        holm = "" if hack.corrected is None else _p(hack.corrected)
+        differences = (
+            difference_text(hack),
+            _p(hack.p_value),
+            holm,
+            difference_text(self.passed),
+            _p(self.passed.p_value),
+        )
+        return (hack.arm, hack.reference, str(len(hack.seeds)), *differences)
 
 
 def arm_rows(results: Sequence[RunResult]) -> list[ArmRow]:
     """One row for each arm of each preset, vanilla first."""
-    groups = by_arm(results)
-    return [_row(preset, arm, runs) for (preset, arm), runs in groups.items()]
+    rows = []
+    for (preset, arm), runs in by_arm(results).items():
+        rows.append(_row(preset, arm, runs, [run.eval for run in runs]))
+        kept = [run.eval_kept for run in runs if run.eval_kept is not None]
+        if len(kept) == len(runs):
+            rows.append(_row(preset, f"{arm}, kept", runs, kept))
+    return rows
+
+
+def primary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
+    """Every arm against vanilla, the main arm first; the others are corrected for each other."""
+    groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
+    if REFERENCE not in groups:
+        return []
+    others = [arm for arm in groups if arm not in (REFERENCE, MAIN)]
+    main = _contrast_rows([(groups[MAIN], groups[REFERENCE])], correct=False) if MAIN in groups else []
+    return [*main, *_contrast_rows([(groups[arm], groups[REFERENCE]) for arm in others])]
+
+
+def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
+    """The main arm against every control that was run, corrected by Holm over all of them."""
+    groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
+    if MAIN not in groups:
+        return []
+    return _contrast_rows([(groups[MAIN], groups[arm]) for arm in SECONDARY if arm in groups])
 
 
 def by_arm(results: Sequence[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
-    """Runs by preset and arm: presets in alphabetical order, vanilla before the others."""
+    """Runs by preset and arm: presets in alphabetical order, arms in that of `ARMS`, variants behind theirs."""
+    order = {name: place for place, name in enumerate(ARMS)}
+
+    def place(run: RunResult) -> tuple[str, int, str, int]:
+        return run.preset, order.get(run.arm.partition("@")[0], len(order)), run.arm, run.seed
+
     groups: defaultdict[tuple[str, str], list[RunResult]] = defaultdict(list)
-    for run in sorted(results, key=lambda run: (run.preset, run.arm != "vanilla", run.arm, run.seed)):
+    for run in sorted(results, key=place):
         groups[run.preset, run.arm].append(run)
     return dict(groups)
 
 
-def _row(preset: str, arm: str, runs: Sequence[RunResult]) -> ArmRow:
-    overall = [run.eval.overall() for run in runs]
+def difference_text(found: Contrast) -> str:
+    """A difference in percentage points, with its interval."""
+    return f"{100 * found.difference:+.1f}{interval_text(found.interval)}"
+
+
+def interval_text(interval: Interval | None) -> str:
+    """An interval in percentage points, in brackets; nothing for none."""
+    return "" if interval is None else f" [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _contrast_rows(
+    compared: Sequence[tuple[Sequence[RunResult], Sequence[RunResult]]], correct: bool = True
+) -> list[ContrastRow]:
+    hacks = [found for arm, reference in compared if (found := contrast(arm, reference, "hack")) is not None]
+    passes = [found for arm, reference in compared if (found := contrast(arm, reference, "pass")) is not None]
+    hacks = corrected(hacks) if correct else hacks
+    return [ContrastRow(hack, passed) for hack, passed in zip(hacks, passes, strict=True)]
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value < 0.01 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _row(preset: str, arm: str, runs: Sequence[RunResult], evaluations: Sequence[Evaluation]) -> ArmRow:
+    overall = [each.overall() for each in evaluations]
+    times, reached = zip(*(time_to_hack(run) for run in runs), strict=True)
     return ArmRow(
         preset=preset,
         arm=arm,
         seeds=len(runs),
-        hack=_mean([_at_the_end(run, "hack") for run in runs]),
-        passed=_mean([_at_the_end(run, "pass") for run in runs]),
+        hack=_mean([at_the_end(run, "hack", LAST_STEPS) for run in runs]),
+        passed=_mean([at_the_end(run, "pass", LAST_STEPS) for run in runs]),
         held_out_hack=_mean([rates.hack for rates in overall]),
         held_out_attempted=_mean([rates.attempted for rates in overall]),
         held_out_pass=_mean([rates.passed for rates in overall]),
-        no_hint_pass=_mean([run.eval.no_hint.passed for run in runs]),
+        no_hint_pass=_mean([each.no_hint.passed for each in evaluations]),
+        half=survival(times, reached).median if any(reached) else None,
+        steps=max(int(run.steps[-1]["step"]) for run in runs),
     )
-
-
-def _at_the_end(run: RunResult, name: str) -> float:
-    values = [step[name] for step in run.steps[-LAST_STEPS:] if step.get(name) is not None]
-    return fmean(values) if values else float("nan")
 
 
 def _mean(values: Sequence[float]) -> Mean:

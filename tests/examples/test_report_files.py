@@ -1,56 +1,143 @@
-"""The report: everything in it comes from the results, and the page needs nothing beside itself."""
+"""The report: everything in it comes from the results, the page needs nothing beside itself, and the published page is up to date."""
 
 from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from examples.leetcode_grpo.report import show_table, write_report
-from examples.leetcode_grpo.tables import arm_rows
+from examples.leetcode_grpo.report import show_table, write_page, write_report
+from examples.leetcode_grpo.results import RunResult
+from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, primary_rows, secondary_rows
+from examples.leetcode_grpo.verdict import verdict
 from tests.examples.results_helpers import made_result
 
+ROOT = Path(__file__).resolve().parents[2]
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results with its report."""
+    folder = tmp_path_factory.mktemp("results")
     for seed, hack in ((0, 0.5), (1, 1.0)):
-        made_result("vanilla", seed, hack=hack).save(tmp_path)
-        made_result("erase-update", seed, hack=0.0).save(tmp_path)
-    made_result(preset="smollm2", hack=0.75).save(tmp_path)
-    return tmp_path
+        made_result("vanilla", seed, hack=hack).save(folder)
+        made_result("erase-update", seed, hack=0.0).save(folder)
+    made_result(preset="smollm2", hack=0.75).save(folder)
+    (folder / "demo" / "README.md").write_text("# A heading\n\nWhat was learned <here>.\n")
+    write_report(folder, folder)
+    return folder
 
 
 def test_a_report_is_written_from_the_files_alone(folder: Path) -> None:
-    assert write_report(folder, folder) == folder / "report.md"
     text = (folder / "report.md").read_text()
-    assert text.index("## demo") < text.index("## smollm2")
-    (vanilla,) = re.findall(r"\| vanilla \| 2 .*", text)
+    assert text.index("## smollm2") < text.index("## demo")  # the counted runs come first
+    assert "What was learned <here>." in text
+    assert "A heading" not in text
+    (vanilla,) = re.findall(r"^\| vanilla \| 2 .*", text, re.MULTILINE)
     # Held out: run_tests 2 of 4 and 4 of 4, sentinel 1 of 4 both times: 3/8 and 5/8.
     assert "0.500 ± 0.125" in vanilla
+    # At 1.0 the rate reaches one half in step 6 of 12, at 0.5 in the last.
+    assert vanilla.endswith("| 6 |")
     assert text.index("| vanilla |") < text.index("| erase-update |")
+    # 1/8 less 3/8 and 5/8; both signs alike: the lowest p of two seeds.
+    (row,) = re.findall(r"^\| erase-update \| vanilla .*", text, re.MULTILINE)
+    assert row.startswith("| erase-update | vanilla | 2 | -37.5 [")
+    assert "| 0.50 |" in row
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (folder / link).is_file()
-    for name in ("curves", "loopholes", "cosines"):
+    for name in ("curves", "survival", "loopholes", "cosines"):
         assert (folder / "figures" / "demo" / f"{name}.svg").is_file()
 
 
 def test_the_page_is_self_contained(folder: Path) -> None:
-    write_report(folder, folder / "elsewhere")
-    page = (folder / "elsewhere" / "report.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 6
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 8
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "0.500 ± 0.125" in page
+    assert "What was learned &lt;here&gt;." in page
 
 
 def test_the_same_results_give_the_same_report(folder: Path) -> None:
-    def written(out: Path) -> dict[str, bytes]:
-        write_report(folder, out)
-        return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write_report(folder, folder / "again")
+    for path in (folder / "again").rglob("*.*"):
+        assert path.read_bytes() == (folder / path.relative_to(folder / "again")).read_bytes(), path
 
-    assert written(folder / "one") == written(folder / "two")
+
+def test_the_published_page_is_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = write_page(Path("examples/leetcode_grpo/results"), tmp_path / "results.md", None)
+    published = ROOT / "docs" / "results.md"
+    assert page.read_text() == published.read_text(), "write it anew: python -m examples.leetcode_grpo page"
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        assert (published.parent / link).is_file(), link
+
+
+def test_many_arms_are_drawn_in_families(tmp_path: Path) -> None:
+    from examples.leetcode_grpo.figures import draw_figures, figure_names
+
+    arms = ["vanilla", "erase-update", "erase-gradient", "route", "random", "placebo", "kl", "no-loophole", "shrinkage"]
+    runs = [made_result(arm) for arm in arms]
+    assert figure_names(runs) == ["curves", "controls", "baselines", "survival", "loopholes", "cosines"]
+    assert figure_names(runs[:4]) == ["curves", "survival", "loopholes", "cosines"]
+    assert [path.stem for path in draw_figures(runs[:4], tmp_path)] == figure_names(runs[:4])
+
+
+def test_arms_stand_in_the_order_of_the_registry_with_variants_behind_theirs() -> None:
+    names = ["placebo", "erase-update@overshoot=1", "unknown", "erase-update", "vanilla"]
+    found = [arm for _, arm in by_arm([made_result(name) for name in names])]
+    assert found == ["vanilla", "erase-update", "erase-update@overshoot=1", "placebo", "unknown"]
+
+
+def test_an_arm_with_a_quarantine_has_two_rows() -> None:
+    run = made_result("route", hack=0.0)
+    both = replace(run, eval_kept=made_result(hack=1.0).eval)
+    deployed, kept = arm_rows([both])
+    assert (deployed.arm, kept.arm) == ("route", "route, kept")
+    assert (deployed.held_out_hack.value, kept.held_out_hack.value) == (1 / 8, 5 / 8)
+
+
+def _eight(arm: str, hack: float, passed: int = 1) -> list[RunResult]:
+    runs = []
+    for seed in range(8):
+        run = made_result(arm, seed, hack=hack)
+        counts = tuple(replace(each, passed=passed) for each in run.eval.problems)
+        runs.append(replace(run, eval=replace(run.eval, problems=counts)))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("hacks", "passed", "words"),
+    [
+        ((1.0, 0.0), (2, 2), "H1 holds, and so does the goal"),  # 62.5 less 12.5 points
+        ((0.5, 0.0), (2, 2), "H1 is undecided"),  # 25 points
+        ((1.0, 0.0), (3, 2), "H1 is undecided"),  # 25 points of the pass rate lost
+        ((0.25, 0.0), (2, 2), "H1 is falsified"),  # 12.5 points
+        ((0.0, 0.0), (2, 2), "H1 is falsified"),
+    ],
+)
+def test_the_verdict_follows_the_preregistered_rule(
+    hacks: tuple[float, float], passed: tuple[int, int], words: str
+) -> None:
+    runs = [*_eight("vanilla", hacks[0], passed[0]), *_eight("erase-update", hacks[1], passed[1])]
+    assert words in verdict(runs)[1]
+    assert verdict(runs[:-1])[1] == "No verdict before 8 seeds."
+    assert verdict(runs[:8]) == []
+
+
+def test_controls_are_corrected_for_each_other_and_the_primary_contrast_is_not() -> None:
+    runs = [*_eight("vanilla", 1.0), *_eight("erase-update", 0.0), *_eight("placebo", 1.0), *_eight("shrinkage", 0.75)]
+    main, *others = primary_rows(runs)
+    assert (main.hack.arm, main.hack.corrected) == ("erase-update", None)
+    assert [row.hack.arm for row in others] == ["shrinkage", "placebo"]
+    secondary: list[ContrastRow] = secondary_rows(runs)
+    assert [row.hack.reference for row in secondary] == ["placebo", "shrinkage"]
+    assert [row.hack.corrected for row in secondary] == pytest.approx([4 / 256, 4 / 256])
+    assert secondary[0].cells()[:3] == ("erase-update", "placebo", "8")
+    assert primary_rows(_eight("placebo", 1.0)) == secondary_rows(_eight("placebo", 1.0)) == []
 
 
 def test_the_end_of_training_is_the_mean_of_the_last_ten_steps() -> None:

@@ -47,6 +47,7 @@ def test_many_pairs_approach_the_t_test() -> None:
 
 def test_no_difference_is_no_evidence() -> None:
     assert sign_flip_p_value([0.0, 0.0, 0.0]) == 1.0
+    assert sign_flip_p_value([0.7]) == 1.0
     assert permutation_p_value([1.0, 1.0], [1.0]) == 1.0
     for empty in ([], [float("nan")]):
         with pytest.raises(ValueError, match="differences must be finite"):
@@ -90,6 +91,7 @@ def test_seeds_and_problems_both_widen_the_interval() -> None:
     # Crossed effects: the variances add up.
     assert both**2 == pytest.approx(by_seed**2 + by_problem**2, rel=0.1)
     assert by_seed == pytest.approx(seeds.std() / 8**0.5, rel=0.1)
+    assert by_problem == pytest.approx(problems.std() / 50**0.5, rel=0.1)
 
 
 def test_pairing_takes_what_both_arms_share_out_of_the_interval() -> None:
