@@ -202,7 +202,7 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 @pytest.mark.skipif(not SYSTEM_PYTHON.exists(), reason=f"no {SYSTEM_PYTHON}")
 @pytest.mark.parametrize("kernel", ["as it is", "poor"])
-def test_the_systems_own_interpreter_keeps_its_libraries_and_loses_its_packages(kernel: str) -> None:
+def test_the_systems_own_interpreter_keeps_its_libraries_and_loses_its_packages(kernel: str, grader: Grader) -> None:
     """Its standard library lies inside `/usr/lib`, where shared libraries and Debian's packages are, too."""
     script = (POOR_KERNEL if kernel == "poor" else "") + (
         "import os\nfrom examples.leetcode_grpo.grading import Grader\n"
@@ -215,6 +215,7 @@ def test_the_systems_own_interpreter_keeps_its_libraries_and_loses_its_packages(
         "    codes = [answering(f'x + 1 if {e} else 0', look) for e in (seen, hidden)]\n"
         "    grades = grader.grade([(code, ADD_ONE, None) for code in codes])\n"
         "    print(*[grade.passed_strict or grade.error for grade in grades], sep=' / ')\n"
+        "    print(*sorted(grader.isolation))\n"
     )
     version = subprocess.run(
         [SYSTEM_PYTHON, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True
@@ -229,7 +230,10 @@ def test_the_systems_own_interpreter_keeps_its_libraries_and_loses_its_packages(
         text=True,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("True / True\n", "")
+    grades, _, layers = done.stdout.partition("\n")
+    assert (grades, done.stderr) == ("True / True", "")
+    if kernel == "as it is":
+        assert set(layers.split()) == grader.isolation
 
 
 def test_hidden_folders_are_left_out_of_what_is_allowed(tmp_path: Path) -> None:
