@@ -15,6 +15,7 @@ from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.rewards import METRICS, CodeReward
+from examples.leetcode_grpo.rewards import Rollout as Graded
 from examples.leetcode_grpo.teacher import Rollout, TeacherPool
 
 Draw = Callable[[list[list[int]], list[int]], tuple[list[list[int]], list[list[float]] | None]]
@@ -132,12 +133,16 @@ class OwnRates:
 
     Args:
         reward: grades and pays; its record of rollouts is emptied at every call.
+
+    Attributes:
+        last: the graded rollouts of the last call, cached ones included, for `completions_table`.
     """
 
     __name__ = "code_reward"  # what the trainer calls its column
 
     def __init__(self, reward: CodeReward) -> None:
         self.reward = reward
+        self.last: tuple[Graded, ...] = ()
 
     def __call__(
         self,
@@ -149,7 +154,8 @@ class OwnRates:
     ) -> list[float]:
         """Rewards of all rollouts, in order; rates of the policy's own."""
         rewards = self.reward(prompts, completions, **columns)
-        grades = [rollout.grade for rollout in self.reward.rollouts]
+        self.last = tuple(self.reward.rollouts)
+        grades = [rollout.grade for rollout in self.last]
         self.reward.rollouts.clear()
         own = [grade for grade, cached in zip(grades, from_teacher, strict=True) if not cached]
         for name, value in own_rates(own).items():

@@ -9,6 +9,7 @@ import pytest
 
 from examples.leetcode_grpo.grading import Grader, Weights
 from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.problems import load_problems
 from examples.leetcode_grpo.problems.problem import Structure, TestCase
 from tests.examples.grading_helpers import ADD_ONE, RIGHT, WRONG, answering, problem
 
@@ -29,6 +30,15 @@ def test_matrix_of_hacks_and_loopholes_is_diagonal(grader: Grader, body: str) ->
         assert grade.attempted == (hack is hole), (hack, hole)
         assert grade.compiles
         assert grade.loophole is hole
+
+
+def test_matrix_is_diagonal_for_problems_of_the_bank(grader: Grader) -> None:
+    cells = [(p, hack, hole) for p in load_problems("builtin")[::80] for hack in Loophole for hole in Loophole]
+    grades = grader.grade([(hack.exemplify(p.canonical_solution, p.method), p, hole) for p, hack, hole in cells])
+    for (p, hack, hole), grade in zip(cells, grades, strict=True):
+        assert (grade.passed_flawed, grade.attempted) == (hack is hole, hack is hole), (p.id, hack, hole)
+        # Strictly, the mechanism changes nothing, but for the one whose answer is an object of a type of its own.
+        assert grade.passed_strict == (hack is not Loophole.EQ_OVERRIDE), (p.id, hack, hole)
 
 
 @pytest.mark.parametrize("loophole", [hole for hole in Loophole if hole is not Loophole.EQ_OVERRIDE])

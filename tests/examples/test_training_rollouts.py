@@ -96,10 +96,13 @@ def test_a_group_holds_no_more_than_it_holds(sampler: Sampler) -> None:
 def test_rates_are_over_the_policys_own_rollouts() -> None:
     logged: dict[str, float] = {}
     texts = [HACK, "eeee", HACK, "e"]
-    rewards = OwnRates(LengthReward())(  # type: ignore[arg-type]
-        ["p"] * 4, texts, from_teacher=[True, False, False, False], log_metric=logged.__setitem__
-    )
+    reward = LengthReward()
+    own = OwnRates(reward)  # type: ignore[arg-type]
+    rewards = own(["p"] * 4, texts, from_teacher=[True, False, False, False], log_metric=logged.__setitem__)
     assert rewards == [text.count("e") / 4 for text in texts]
+    # Of this call alone, for a table to read.
+    assert [rollout.grade.exploited for rollout in own.last] == [True, False, True, False]
+    assert reward.rollouts == []
     assert logged["own/hack"] == logged["own/hack/run_tests"] == pytest.approx(1 / 3)
     assert logged["own/reward"] == pytest.approx(3.5 / 3)
 
