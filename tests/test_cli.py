@@ -114,8 +114,10 @@ def test_pairs_can_be_chosen_by_tag(folder: Path, tmp_path: Path) -> None:
     common = ["extract", "--model", folder / "model", "--pairs", tmp_path / "tagged.jsonl", "--json", *FIT]
     metadata = json.loads(ok(run(*common, "--out", tmp_path / "d.safetensors", "--tag", "even")))["metadata"]
     assert metadata["n_pairs"] + metadata["n_held_out"] == 4
+    metadata = json.loads(ok(run(*common, "--out", tmp_path / "d.safetensors", "--without-tag", "rare")))["metadata"]
+    assert metadata["n_pairs"] + metadata["n_held_out"] == 4
     unknown = error_line(run(*common, "--out", tmp_path / "d.safetensors", "--tag", "nope"))
-    assert "no pair" in unknown
+    assert "no pair has the tags ['nope']" in unknown
     assert "even, odd, rare" in unknown
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +29,7 @@ from svdproj.inspection import (
     row_energy_shares,
 )
 from svdproj.layers import mean
-from svdproj.metadata import Energy
+from svdproj.metadata import Energy, plain
 from svdproj.pairs import ContrastivePair
 
 NOT_BETTER = 1
@@ -49,6 +48,7 @@ DirectionFile = Annotated[Path, typer.Argument(metavar="DIRECTION", help="A dire
 Model = Annotated[str, typer.Option(help="A folder with a transformers model, or a name on the hub.")]
 Pairs = Annotated[Path, typer.Option(help="JSONL, one pair a line: prompt, hack, clean, and optionally id and tags.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="Only pairs with this tag; may be given many times.")]
+NoTags = Annotated[list[str] | None, typer.Option("--without-tag", help="No pairs with this tag; may be repeated.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pairs in one forward and backward.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', …")]
 Dtype = Annotated[
@@ -94,6 +94,7 @@ def extract(
     loss: Annotated[str, typer.Option(help="'mean' over a completion's tokens, or 'sum'.")] = "mean",
     holdout: Annotated[float, typer.Option(help="Share of the prompts that is held out for validation.")] = 0.2,
     tag: Tags = None,
+    without_tag: NoTags = None,
     batch_size: BatchSize = 8,
     seed: Annotated[int, typer.Option(help="Of the split and of the sketches.")] = 0,
     device: Device = "auto",
@@ -103,7 +104,7 @@ def extract(
 ) -> None:
     """Fit a direction to contrastive pairs, and save it."""
     _check_folder(out)
-    chosen = _read_pairs(pairs, tag)
+    chosen = _read_pairs(pairs, tag, without_tag)
     policy, tokenizer = load_model(model, device, dtype)
     wanted = targets or ["all-linear"]
     direction = HackDirection.fit(
@@ -170,6 +171,7 @@ def validate(
     model: Model,
     pairs: Pairs,
     tag: Tags = None,
+    without_tag: NoTags = None,
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="Also use pairs whose prompts the direction was fitted on.")
     ] = False,
@@ -183,7 +185,7 @@ def validate(
 ) -> None:
     """Ask whether a direction tells hack from clean on held-out pairs, better than a random one. If not: exit status 1."""
     found = HackDirection.load(direction)
-    chosen = _read_pairs(pairs, tag)
+    chosen = _read_pairs(pairs, tag, without_tag)
     held_out = chosen if all_pairs else found.held_out(chosen)
     if not held_out:
         raise UsageError(
@@ -251,19 +253,10 @@ def compare(
         typer.echo(f"wrote {png}")
 
 
-def _read_pairs(path: Path, tags: list[str] | None) -> list[ContrastivePair]:
+def _read_pairs(path: Path, tags: list[str] | None, without: list[str] | None) -> list[ContrastivePair]:
     if not path.is_file():
         raise UsageError(f"no such file: {path}; pairs are JSONL, one object a line with prompt, hack and clean")
-    pairs = ContrastivePair.load(path)
-    if not tags:
-        return pairs
-    chosen = [pair for pair in pairs if set(tags) & set(pair.tags)]
-    if not chosen:
-        known = sorted({tag for pair in pairs for tag in pair.tags})
-        raise UsageError(
-            f"no pair of {path} has the tag {', '.join(tags)}; there are {listing(known, 10) or 'no tags at all'}"
-        )
-    return chosen
+    return ContrastivePair.select(ContrastivePair.load(path), tags or (), without or ())
 
 
 def _check_folder(path: Path) -> None:
@@ -277,13 +270,4 @@ def _check_folder(path: Path) -> None:
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    typer.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    """What was not measured, or is infinite, becomes null: JSON has no word for it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    typer.echo(json.dumps(plain(record), indent=2, allow_nan=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -98,8 +99,8 @@ class DirectionMetadata:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the file's header; what was not measured becomes null."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
-        return plain
+        record: dict[str, Any] = plain(asdict(self))
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> DirectionMetadata:
@@ -202,7 +203,10 @@ def _or_nan(value: Any) -> Any:
     return float("nan") if value is None else value
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and value != value else value
+def plain(value: Any) -> Any:
+    """Plain data for JSON, which has no word for what was not measured or is infinite: they become null."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

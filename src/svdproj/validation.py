@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from svdproj.batches import completion_sample, pair_sample
 from svdproj.energy import Coordinates, halves_overlap
 from svdproj.fitting import split_in_halves
-from svdproj.metadata import DirectionMetadata, prompt_hash
+from svdproj.metadata import DirectionMetadata, plain, prompt_hash
 from svdproj.pairs import ContrastivePair
 from svdproj.progress import progress_bar
 from svdproj.readings import Reading, Readings, read_samples
@@ -94,8 +94,8 @@ class Validation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the verdict included; what could not be computed is null."""
-        plain = {key: None if value != value else value for key, value in asdict(self).items()}
-        return {**plain, "better_than_random": self.better_than_random, "verdict": self.verdict}
+        record: dict[str, Any] = plain(asdict(self))
+        return {**record, "better_than_random": self.better_than_random, "verdict": self.verdict}
 
     def __str__(self) -> str:
         lines = [
