@@ -10,10 +10,10 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format types docs bench clean
+.PHONY: help setup demo test test-slow test-packaging lint format types docs bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ test: setup lint types ## lint, types and all fast tests
 
 test-slow: setup ## the tests that take minutes
 	$(PY) -m pytest -m "slow and not gpu" --timeout 3600
+
+test-packaging: setup ## sdist and wheel, the wheel in empty environments with lowest and pinned versions
+	$(PY) -m pytest tests/packaging --timeout 3600
 
 lint: setup ## ruff
 	$(VENV)/bin/ruff check .
