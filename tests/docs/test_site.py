@@ -198,3 +198,15 @@ def _described(function: Any) -> bool:
         if name not in ("self", "cls") and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     return len(parameters) < 3 or "Args:" in text
+
+
+@pytest.mark.slow
+def test_the_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; sys.path.insert(0, 'docs/tools'); import figures; figures.main(pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    kept = {name: (ROOT / "docs/assets/figures" / name).read_text(encoding="utf-8") for name in drawn}
+    assert len(drawn) == 6
+    assert drawn == kept

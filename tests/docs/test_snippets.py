@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,16 @@ from tests.docs.snippets import ROOT, Block, blocks_of, pages
 SHELL_SECONDS = 120
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+# The pages whose blocks take more than twenty seconds.
+SLOW = ("docs/guide/tour.md",)
+
+
+def _parameter(page: Path) -> Any:
+    name = str(page.relative_to(ROOT))
+    return pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.mark.parametrize("page", [_parameter(page) for page in pages()])
 def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [block for block in blocks_of(page.read_text(encoding="utf-8")) if not block.reason]
     monkeypatch.chdir(tmp_path)
