@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from svdproj import HackDirection, ProjectedOptimizer
-from svdproj.attach import attach
+from svdproj import HackDirection, ProjectedOptimizer, attach
 from tests.conformance.helpers import (
     Weights,
     assert_same,

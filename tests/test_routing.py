@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svdproj import HackDirection, ProjectedOptimizer
-from svdproj.attach import attach
+from svdproj import HackDirection, ProjectedOptimizer, attach
 from tests.conformance.helpers import assert_same, batch, direction_for, offence
 
 NAMES = ("first", "second", "lying", "bias")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import svdproj.plan
 from svdproj import HackDirection, ProjectedOptimizer
 from svdproj.measure import measure
 from svdproj.plan import covered_parameters, make_stacks
@@ -34,7 +35,7 @@ def test_parameters_of_one_shape_share_a_stack() -> None:
 def test_large_stacks_are_split_and_the_step_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for limit in (64 * 2**20, 1):
-        monkeypatch.setattr("svdproj.plan.STACK_BYTES", limit)
+        monkeypatch.setitem(svdproj.plan.STACK_BYTES, "cpu", limit)
         model = Weights()
         wrapped = ProjectedOptimizer(torch.optim.AdamW(model.parameters()), direction_for(model), model)
         train(model, wrapped, range(2))

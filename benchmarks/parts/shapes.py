@@ -30,12 +30,28 @@ def smollm2_shaped(layers: int = 30, seed: int = 0) -> nn.Module:
         return LlamaForCausalLM(config)  # type: ignore[no-any-return]
 
 
-def with_lora(model: nn.Module, rank: int) -> nn.Module:
-    """The model with PEFT's LoRA on every linear weight but the head."""
-    from peft import LoraConfig, get_peft_model
+class LowRank(nn.Module):
+    """A linear layer with LoRA beside it, named as PEFT names it."""
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(LINEAR), init_lora_weights=False)
-    return get_peft_model(model, config)  # type: ignore[arg-type,no-any-return]
+    def __init__(self, base_layer: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.lora_A = nn.Linear(base_layer.in_features, rank, bias=False)
+        self.lora_B = nn.Linear(rank, base_layer.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        adapted: Tensor = self.base_layer(x) + 2 * self.lora_B(self.lora_A(x))
+        return adapted
+
+
+def with_lora(model: nn.Module, rank: int) -> nn.Module:
+    """The model frozen, with LoRA of this rank on every linear weight but the head; what PEFT does, without needing it."""
+    model.requires_grad_(False)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and name in LINEAR:
+                setattr(parent, name, LowRank(child, rank))
+    return model
 
 
 def covered(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -60,7 +60,7 @@ def copy_bandwidth(device: str) -> float:
 
 def matmul_rate(device: str) -> float:
     """Operations a second of a full-float32 product with a basis of 64 columns, the shape of a projection's products."""
-    stack, out, in_, p = (8, 1536, 576, 64)
+    stack, out, in_, p = (30, 1536, 576, 64)  # as many as a model of thirty layers has of one kind
     left, x = torch.randn(stack, p, out, device=device), torch.randn(stack, out, in_, device=device)
     seconds = min(timed(lambda: left @ x, device) for _ in range(7))
     return 2 * stack * p * out * in_ / seconds

@@ -8,6 +8,7 @@ from svdproj._version import __version__
 from svdproj.charts import BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.coverage import Coverage
 from svdproj.direction import HackDirection
+from svdproj.hooks import Attached, attach
 from svdproj.metadata import DirectionMetadata, Energy
 from svdproj.optimizer import ProjectedOptimizer
 from svdproj.pairs import ContrastivePair
@@ -16,6 +17,7 @@ from svdproj.subspace import Subspace
 from svdproj.validation import Validation
 
 __all__ = [
+    "Attached",
     "BilinearChart",
     "Chart",
     "ContrastivePair",
@@ -30,4 +32,5 @@ __all__ = [
     "Subspace",
     "Validation",
     "__version__",
+    "attach",
 ]

@@ -22,25 +22,34 @@ class Measured:
     Args:
         coefficients: inner products with the rows.
         square: squared norms.
-        in_chart: squared norms inside the charts; for sharded parameters, until they are reduced, a ±1 combination of
-            the charts' coordinates, which adds up over shards and whose square has that norm as its mean.
+        in_chart: squared norms inside the charts, where they were asked for; for sharded parameters, until they are
+            reduced, a ±1 combination of the charts' coordinates, which adds up over shards and whose square has that norm as
+            its mean.
     """
 
     coefficients: Float[Tensor, "stack k"]
     square: Float[Tensor, "stack"]
-    in_chart: Float[Tensor, "stack"]
+    in_chart: Float[Tensor, "stack"] | None
 
 
-def measure(stack: Stack, x: Float[Tensor, "stack *shape"]) -> Measured:
-    """One reading of `x`: coefficients, norms, and norms inside the charts."""
-    coordinates = stack.subspace.chart.encode(x)
-    if stack.signs is None:
-        in_chart = coordinates.square().sum(-1)
+def measure(stack: Stack, x: Float[Tensor, "stack *shape"], chart_too: bool = True) -> Measured:
+    """One reading of `x`: coefficients, norms, and norms inside the charts.
+
+    Args:
+        stack: the stack.
+        x: its gradients or negative displacements.
+        chart_too: whether norms inside the charts are wanted.
+    """
+    coordinates = stack.products.encode(x)
+    if not chart_too:
+        in_chart = None
+    elif stack.signs is None:
+        in_chart = torch.linalg.vector_norm(coordinates, dim=1).square()
     else:
         in_chart = coordinates @ stack.signs
     # vector_norm reads x once; x.square().sum() would write and read a second copy of it.
-    square = torch.linalg.vector_norm(x.unsqueeze(-1).flatten(1), dim=1).square()
-    return Measured(stack.coefficients(coordinates), square, in_chart)
+    square = torch.linalg.vector_norm(x.reshape(len(x), x.numel() // len(x)), dim=1).square()
+    return Measured(stack.products.coefficients(coordinates), square, in_chart)
 
 
 def reduce_over_shards(
@@ -67,17 +76,20 @@ def reduce_over_shards(
             parts[member] = _unflatten(values, like=parts[member])
     for (index, late), found in parts.items():
         if stacks[index].group is not None:
-            parts[index, late] = Measured(found.coefficients, found.square, found.in_chart.square())
+            in_chart = None if found.in_chart is None else found.in_chart.square()
+            parts[index, late] = Measured(found.coefficients, found.square, in_chart)
     now = [parts[index, False] for index in range(len(stacks))]
     return now, [parts[index, True] for index in range(len(stacks))] if pending else None
 
 
 def _flatten(found: Measured) -> Tensor:
-    return torch.cat([found.coefficients.flatten(), found.square, found.in_chart])
+    return torch.cat([part.flatten() for part in _parts(found)])
 
 
 def _unflatten(values: Tensor, like: Measured) -> Measured:
-    coefficients, square, in_chart = values.split(
-        [like.coefficients.numel(), like.square.numel(), like.in_chart.numel()]
-    )
-    return Measured(coefficients.view_as(like.coefficients), square, in_chart)
+    coefficients, square, *in_chart = values.split([part.numel() for part in _parts(like)])
+    return Measured(coefficients.view_as(like.coefficients), square, in_chart[0] if in_chart else None)
+
+
+def _parts(found: Measured) -> list[Tensor]:
+    return [found.coefficients, found.square, *([] if found.in_chart is None else [found.in_chart])]

@@ -164,7 +164,7 @@ class ProjectedOptimizer(Optimizer):
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         if not len(self.direction):
             return self._inner_step(closure)
-        if closure is None and not self.projector.will_move():
+        if not self.projector.begin(closure is not None):
             # Nothing covered will move: no copy, no report.
             self.projector.note_idle()
             return self._inner_step(None)

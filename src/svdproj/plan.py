@@ -17,10 +17,12 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from svdproj.layouts import check_supported
 from svdproj.names import canonical_name
+from svdproj.stacked import Products, products_of
 from svdproj.subspace import Subspace, stack_subspaces
 
-# Parameters of one shape are worked on together up to this size; it bounds the temporary memory of a step.
-STACK_BYTES = 64 * 2**20
+# Parameters of one shape are worked on together up to this size; it bounds the temporary memory of a step. A CPU wants what its
+# allocator reuses and its caches hold; an accelerator wants few launches.
+STACK_BYTES = {"cpu": 16 * 2**20, "accelerator": 128 * 2**20}
 _SKETCH_SEED = 11
 
 
@@ -37,6 +39,7 @@ class Stack:
         chart_null: the same, in the chart.
         group: processes that hold the other shards; none when each process holds whole parameters.
         offset: where this process's part of each parameter begins.
+        products: encoding and decoding in the subspace, as a step does it.
         signs: where there are other shards, ±1 for each coordinate, the same in all processes.
     """
 
@@ -48,21 +51,16 @@ class Stack:
     chart_null: Float[Tensor, "stack"]
     group: ProcessGroup | None
     offset: tuple[int, ...]
+    products: Products
     signs: Float[Tensor, "m"] | None
 
     @property
     def locals(self) -> list[Tensor]:
         """The parameters' data in this process, to be read and written without a graph (`torch.no_grad`)."""
         # Not detached: hundreds of them at every reading would keep the host busy for longer than the device.
+        if not isinstance(self.parameters[0], DTensor):
+            return list(self.parameters)
         return [local(parameter) for parameter in self.parameters]
-
-    def coefficients(self, coordinates: Float[Tensor, "stack m"]) -> Float[Tensor, "stack k"]:
-        """As `Subspace.coefficients_of`, in one batched product."""
-        return (self.subspace.rows @ coordinates.unsqueeze(-1)).squeeze(-1)
-
-    def decode(self, coefficients: Float[Tensor, "stack k"]) -> Float[Tensor, "stack *shape"]:
-        """As `Subspace.decode`, in one batched product for the rows."""
-        return self.subspace.chart.decode((coefficients.unsqueeze(-2) @ self.subspace.rows).squeeze(-2))
 
     def standing_for(self, masters: Mapping[str, Tensor]) -> Stack:
         """The same stack with a master in the place of each parameter that has one."""
@@ -116,7 +114,8 @@ def make_stacks(covered: Mapping[str, tuple[Tensor, bool]], subspaces: Mapping[s
     stacks = []
     for names in alike.values():
         first = covered[names[0]][0]
-        count = max(1, STACK_BYTES // (4 * max(1, prod(first.shape))))
+        limit = STACK_BYTES["cpu" if first.device.type == "cpu" else "accelerator"]
+        count = max(1, limit // (4 * max(1, prod(first.shape))))
         stacks += [_stack(names[i : i + count], covered, subspaces) for i in range(0, len(names), count)]
     return stacks
 
@@ -143,6 +142,7 @@ def _stack(
         chart_null=rows / (2 * subspace.chart.size),
         group=group,
         offset=_offset(first),
+        products=products_of(subspace),
         signs=signs,
     )
 

@@ -58,9 +58,10 @@ class Projector:
         self._params = params if isinstance(params, nn.Module) else _as_pairs(params)
         self.noise = RoundingNoise()
         self._stacks: list[Stack] = []
-        self._stacks_key: tuple[Any, ...] | None = None
+        self._stacks_key: list[Any] | None = None
         self._lent_stacks: list[Stack] | None = None
         self._idle_steps = 0
+        self._visited: int | None = None
         if len(direction):
             refuse_flat_layouts(optimizer, self._params)
         self.direction = check_fit(direction, self.named_parameters())
@@ -80,11 +81,10 @@ class Projector:
 
     def stacks(self) -> list[Stack]:
         """The stacks for the parameters that the optimizer holds at this moment."""
-        key = tuple(
-            (id(p), p.dtype, p.device, bool(group.get("maximize", False)))
+        key = [
+            (bool(group.get("maximize", False)), [(id(p), p.dtype, p.device) for p in group["params"]])
             for group in self.optimizer.param_groups
-            for p in group["params"]
-        )
+        ]
         if key != self._stacks_key:
             covered = self._covered()
             self._stacks = make_stacks(covered, self.direction.subspaces)
@@ -94,10 +94,8 @@ class Projector:
         return self._stacks
 
     def stepped_stacks(self) -> list[Stack]:
-        """The stacks of what the optimizer steps: `stacks()`, or their masters while those are lent."""
-        if self._lent_stacks is None:
-            return self.stacks()
-        return self._lent_stacks
+        """The stacks of what the optimizer steps, as `begin` found them: the parameters', or their masters' while those are lent."""
+        return self._stacks if self._lent_stacks is None else self._lent_stacks
 
     def parameters(self) -> dict[str, Tensor]:
         """The covered parameters by canonical name."""
@@ -123,15 +121,21 @@ class Projector:
     # --- the step, in parts; eager under torch.compile, where counters and reports would be traced as constants
 
     @torch.compiler.disable
-    def will_move(self) -> bool:
-        """Whether a covered parameter has a gradient."""
-        return visited(self.stacks()) > 0
+    def begin(self, closure: bool) -> bool:
+        """Look the parameters up for one step; whether it may move a covered one.
+
+        Args:
+            closure: whether gradients come later, from a closure.
+        """
+        stacks = self.stacks()
+        self._visited = None if closure else visited(stacks)
+        return self._visited != 0
 
     @torch.compiler.disable
     def project_gradients(self) -> None:
         """Project `p.grad` in place."""
         stacks = self.stepped_stacks()
-        if not (count := visited(stacks)):
+        if not (count := self._count(stacks)):
             self.note_idle()
             return
         with torch.no_grad(), full_float32(_device_type(stacks)):
@@ -148,7 +152,7 @@ class Projector:
     def project_displacement(self, before: list[Tensor]) -> None:
         """Project what the optimizer's step did to the weights since `snapshot`, in place."""
         stacks = self.stepped_stacks()
-        if not (count := visited(stacks)):
+        if not (count := self._count(stacks)):
             self.note_idle()
             return
         with torch.no_grad(), full_float32(_device_type(stacks)):
@@ -195,6 +199,10 @@ class Projector:
     def metrics(self) -> dict[str, float]:
         """The last step's metrics; waits for the device."""
         return dict.fromkeys(METRICS, 0.0) if self.report is None else self.report.metrics()
+
+    def _count(self, stacks: list[Stack]) -> int:
+        """How many covered parameters have a gradient, counted once in a step without closure."""
+        return visited(stacks) if self._visited is None else self._visited
 
     def _note(self, report: StepReport) -> None:
         self.report, self._idle_steps = report, 0

@@ -85,7 +85,7 @@ def sums_before(stacks: Sequence[Stack], measured: Sequence[Measured], removed: 
         removed: for each stack, values whose squares add up to what was removed; or none at all.
     """
     square = _joined(found.square for found in measured)
-    inside = _joined(found.in_chart for found in measured)
+    inside = _joined(found.in_chart for found in measured if found.in_chart is not None)
     return torch.stack(
         [
             _joined(found.coefficients for found in measured).relu().square().sum(),

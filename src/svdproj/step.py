@@ -172,15 +172,15 @@ def project(
             quantity.replace(index, _scaled(quantity.read(index), kept))
         elif options.preserve_norm:
             scale = rescale_factor(found.square, _square_after(found, used))
-            quantity.replace(index, _scaled(quantity.read(index).sub_(stack.decode(used)), scale))
+            quantity.replace(index, _scaled(quantity.read(index).sub_(stack.products.decode(used)), scale))
         else:
-            correction = stack.decode(used)
+            correction = stack.products.decode(used)
             if route is not None:
                 route(stack, correction)
             quantity.subtract(index, correction)
             del correction  # before the next reading takes as much
         removed.append(taken)
-        left.append(measure(stack, quantity.read(index)))
+        left.append(measure(stack, quantity.read(index), chart_too=False))
     seen = (left if options.erase else measured) if not (sharded and options.erase) else late
     before = sums_before(stacks, measured, removed)
     after = sums_after(seen, options.gate) if seen else torch.zeros_like(before[:3])
@@ -219,7 +219,7 @@ def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, 
                 ]
             )
             (found,), _ = reduce_over_shards([stack], [measure(stack, x)])
-            for moment, value in zip(moments, x.sub_(stack.decode(found.coefficients)), strict=True):
+            for moment, value in zip(moments, x.sub_(stack.products.decode(found.coefficients)), strict=True):
                 if moment is not None:
                     moment.copy_(value)
     if quantised:

@@ -66,7 +66,7 @@ class Attached:
         if not len(self.direction):
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None and not self.projector.will_move():
+        if not self.projector.begin(closure is not None):
             self.projector.note_idle()
         elif self.projector.options.space == "update":
             self._before = self.projector.snapshot()
