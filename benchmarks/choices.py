@@ -34,7 +34,7 @@ from benchmarks.parts.curves import (
     floor_figures,
     points,
 )
-from benchmarks.parts.policies import facts, load_family, make_pairs
+from benchmarks.parts.policies import FAMILIES, facts, load_family, make_pairs
 from svdproj.batches import pair_sample
 from svdproj.capture import visit_gradients
 from svdproj.differences import Differences, FactoredDifferences
@@ -162,7 +162,7 @@ def _rounded(values: Tensor) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table for each family, write the JSON, draw."""
     parser = argparse.ArgumentParser(description="Curves for choosing rank, rows, pairs and noise floor.")
-    parser.add_argument("--families", nargs="*", default=["demo"], help="smollm2, demo, qwen3, tiny")
+    parser.add_argument("--families", nargs="*", default=["demo"], choices=FAMILIES)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pairs", type=int, default=96, help="fitting pairs, at most")
     parser.add_argument("--held-out", type=int, default=32)
@@ -186,9 +186,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             draft.replace(path)
     if options.draw:
         from benchmarks.parts.choice_figures import draw
+        from benchmarks.parts.choice_tables import tables
 
-        for path in draw(sorted((options.out or RESULTS).glob("choices-*.json")), options.draw):
+        folder = options.out or RESULTS
+        paths = [folder / f"choices-{family}.json" for family in FAMILIES]
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise SystemExit(f"no results in {folder}; measure with --families smollm2 demo qwen3 --out {folder}")
+        for path in draw(found, options.draw):
             print(path)
+        (folder / "choices.md").write_text(tables(found))
 
 
 def _compact(result: dict[str, Any]) -> str:
