@@ -148,6 +148,26 @@ def sweep(
     )
 
 
+@app.command()
+def uat(
+    pool: Annotated[Path | None, typer.Option(help="A teacher pool, JSONL. Default: the loopholes' exemplars.")] = None,
+    preset: PresetName = "demo",
+    settings: Settings = None,
+    model: Model = None,
+    problems: Problems = None,
+    seed: Seed = 0,
+    out: Out = Path("results"),
+    device: Device = "auto",
+    rollouts: Annotated[int, typer.Option(min=2, help="Replay at most so many.")] = 160,
+    batch: Annotated[int, typer.Option(min=1, help="Rollouts to a step of the replay.")] = 8,
+) -> None:
+    """The acceptance tests T1 to T4, each with its figure and its null; writes OUT/PRESET/uatSEED.json."""
+    configured = _configured(preset, settings, model, problems)
+    from examples.leetcode_grpo.commands import uat_command
+
+    uat_command(configured, seed, out, device, pool, rollouts, batch)
+
+
 @app.command("report")
 def report_command(
     folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
@@ -170,7 +190,7 @@ def page_command(
     """Write the documentation's page of results from the published files."""
     from examples.leetcode_grpo.report import write_page
 
-    typer.echo(write_page(folder, out, out.parent / "figures" / "results" if figures else None))
+    typer.echo(write_page(folder, out, figures))
 
 
 @app.command()

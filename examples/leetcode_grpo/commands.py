@@ -20,6 +20,8 @@ from examples.leetcode_grpo.results import RunResult, result_path
 from examples.leetcode_grpo.sweep import Sweep, grid
 from examples.leetcode_grpo.tasks import make_tasks
 from examples.leetcode_grpo.training import prepare, run
+from examples.leetcode_grpo.uat import run_uat
+from examples.leetcode_grpo.uat_table import uat_rows
 from svdproj import ContrastivePair
 
 
@@ -95,6 +97,16 @@ def sweep_command(preset: Preset, specs: Sequence[str], seeds: Sequence[int], ou
     finally:
         if sweep.done:
             show_table([RunResult.load(sweep.path(job)) for job in sweep.done])
+
+
+def uat_command(
+    preset: Preset, seed: int, out: Path, device_name: str, pool: Path | None, rollouts: int, batch: int
+) -> None:
+    """The four tests, one line for each."""
+    device = choose_device(device_name)
+    report = run_uat(preset, seed, out, device=device, pool_file=pool, rollouts=rollouts, batch=batch, say=_say)
+    for cells in uat_rows(report):
+        _say("  ".join(cells))
 
 
 def _say(line: str) -> None:

@@ -85,7 +85,7 @@ def run(
         with _timed(seconds, "direction"):
             direction = arm_direction(preset, arm, tasks, policy, model, tokenizer, seed, grader)
         if preset.trainable == "linear":
-            _freeze_all_but_linear(model)
+            freeze_all_but_linear(model)
         say(f"{arm.name} seed {seed}: {len(tasks.rl)} problems, direction of {len(direction)} parameters")
 
         sampler = Sampler(
@@ -148,7 +148,7 @@ def prepare(preset: Preset, arms: Sequence[Arm], seed: int, *, device: torch.dev
         say(f"{arm.name} seed {seed}: direction of {len(direction)} parameters")
 
 
-def _freeze_all_but_linear(model: PreTrainedModel) -> None:
+def freeze_all_but_linear(model: PreTrainedModel) -> None:
     """Leave gradients to the weights that `HackDirection.fit` covers by default, whatever rows the noise floor left them."""
     covered = {id(target.parameter) for target in select_targets(model, "all-linear")}
     for parameter in model.parameters():

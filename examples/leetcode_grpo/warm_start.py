@@ -81,11 +81,11 @@ def fine_tune(
     losses = []
     model.train()
     for _ in range(preset.warm_steps):
-        batch = [_encode(tokenizer, *next(samples)) for _ in range(preset.warm_batch)]
+        batch = [encode_sample(tokenizer, *next(samples)) for _ in range(preset.warm_batch)]
         scored = sum(len(answer) for _, answer in batch)
         total = 0.0
         for start in range(0, len(batch), micro_batch):
-            loss = _summed_loss(model, batch[start : start + micro_batch]) / scored
+            loss = summed_loss(model, batch[start : start + micro_batch]) / scored
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), preset.max_grad_norm)
@@ -121,7 +121,7 @@ def _shown(tasks: Tasks) -> list[Problem]:
     return [problem for problem in tasks.pairs if problem.difficulty == "easy"] or list(tasks.pairs)
 
 
-def _encode(
+def encode_sample(
     tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], answer: str
 ) -> tuple[list[int], list[int]]:
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
@@ -129,7 +129,7 @@ def _encode(
     return list(asked), [*answered, tokenizer.eos_token_id]
 
 
-def _summed_loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+def summed_loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[int]]]) -> Tensor:
     """Summed negative log-likelihood of the answers' tokens. Logits are made for those tokens alone."""
     longest = max(len(prompt) + len(answer) for prompt, answer in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from examples.leetcode_grpo.results import Evaluation, ProblemCounts, RunResult, pooled
 
 
@@ -44,3 +46,30 @@ def made_result(
         eval=evaluation,
         seconds={"training": 1.5},
     )
+
+
+def made_uat() -> dict[str, Any]:
+    """What `uat` writes, made up."""
+    common = {"threshold": 0.5, "null": 0.0, "null_says": "nothing", "passed": True, "n": 4}
+    applied = {"plain": [0.3, 0.4], "gradient": [0.2, 0.2], "update": [0.0, 0.0]}
+    cosines = {"pure": [0.4, 0.5], "right": [0.2, None], "honest": []}
+    return {
+        "preset": "demo",
+        "seed": 0,
+        "config": {"model": "tiny", "lr": 1e-4, "k": 4},
+        "versions": {"python": "3.11"},
+        "device": "CPU",
+        "pool": "exemplars",
+        "replayed": 4,
+        "T1": {**common, "figure": 0.98, "interval": [0.95, 1.0]},
+        "T2": {**common, "figure": 1.0, "mean_cosine": 0.3, "random_direction": 0.01},
+        "T3": {**common, "figure": 1.0, "gradient_space": 0.75, "applied": applied},
+        "T4": {
+            **common,
+            "figure": 0.25,
+            "p_value": 0.004,
+            "test": "sign flips",
+            "cosines": cosines,
+            "chart_null_cosine": 0.05,
+        },
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from examples.leetcode_grpo.report import show_table, write_page, write_report
 from examples.leetcode_grpo.results import RunResult
 from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, primary_rows, secondary_rows
 from examples.leetcode_grpo.verdict import verdict
-from tests.examples.results_helpers import made_result
+from tests.examples.results_helpers import made_result, made_uat
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made_result("erase-update", seed, hack=0.0).save(folder)
     made_result(preset="smollm2", hack=0.75).save(folder)
     (folder / "demo" / "README.md").write_text("# A heading\n\nWhat was learned <here>.\n")
+    (folder / "demo" / "uat0.json").write_text(json.dumps(made_uat()))
     write_report(folder, folder)
     return folder
 
@@ -53,9 +55,16 @@ def test_a_report_is_written_from_the_files_alone(folder: Path) -> None:
         assert (folder / "figures" / "demo" / f"{name}.svg").is_file()
 
 
+def test_the_report_shows_the_acceptance_tests(folder: Path) -> None:
+    text = (folder / "report.md").read_text()
+    assert "| T1 | the teacher pool hacks | 0.980 [0.95, 1.00], n 4 | ≥ 0.50 | 0.000: nothing | yes |" in text
+    assert "| T4 | pure hacks are more hack-ward than right ones | +0.250, p = 0.004, sign flips |" in text
+    assert (folder / "figures" / "demo" / "uat0.png").is_file()
+
+
 def test_the_page_is_self_contained(folder: Path) -> None:
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 8
+    assert page.count("data:image/svg+xml;base64,") == 9
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "0.500 ± 0.125" in page
     assert "What was learned &lt;here&gt;." in page
@@ -69,21 +78,20 @@ def test_the_same_results_give_the_same_report(folder: Path) -> None:
 
 def test_the_published_page_is_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    page = write_page(Path("examples/leetcode_grpo/results"), tmp_path / "results.md", None)
+    page = write_page(Path("examples/leetcode_grpo/results"), tmp_path / "results.md", figures=False)
     published = ROOT / "docs" / "results.md"
     assert page.read_text() == published.read_text(), "write it anew: python -m examples.leetcode_grpo page"
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         assert (published.parent / link).is_file(), link
 
 
-def test_many_arms_are_drawn_in_families(tmp_path: Path) -> None:
-    from examples.leetcode_grpo.figures import draw_figures, figure_names
+def test_many_arms_are_drawn_in_families() -> None:
+    from examples.leetcode_grpo.figures import figure_names
 
     arms = ["vanilla", "erase-update", "erase-gradient", "route", "random", "placebo", "kl", "no-loophole", "shrinkage"]
     runs = [made_result(arm) for arm in arms]
     assert figure_names(runs) == ["curves", "controls", "baselines", "survival", "loopholes", "cosines"]
     assert figure_names(runs[:4]) == ["curves", "survival", "loopholes", "cosines"]
-    assert [path.stem for path in draw_figures(runs[:4], tmp_path)] == figure_names(runs[:4])
 
 
 def test_arms_stand_in_the_order_of_the_registry_with_variants_behind_theirs() -> None:
