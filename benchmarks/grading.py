@@ -157,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     options = parser.parse_args(arguments)
 
+    before = os.getloadavg()[0]
     easy = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"]
     sources: dict[str, Callable[[], list[Problem]]] = {
         "easy bank": lambda: easy,
@@ -199,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "versions": {"python": platform.python_version()},
             "device": {"machine": platform.machine(), "cores": os.cpu_count(), "root": os.geteuid() == 0},
             "isolation": isolation,
+            # Rates by the clock mean something where this is not far above the number of workers; those by CPU time always.
+            "load": {"before": before, "after": os.getloadavg()[0]},
         }
         write_text(options.out, json.dumps(facts | {"throughput": throughput, "latency": waits}, indent=2) + "\n")
 

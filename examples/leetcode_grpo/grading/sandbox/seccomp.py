@@ -67,6 +67,7 @@ def install(program: bytes) -> None:
     libc.prctl(libc.PR_SET_SECCOMP, _MODE_FILTER, ctypes.cast(ctypes.byref(loaded), ctypes.c_void_p))
 
 
+@functools.cache  # asked once in the worker; every submission inherits the answer
 def available() -> bool:
     """Whether the filter is written for this architecture, and the kernel has filters."""
     if not libc.LINUX or os.uname().machine not in _ARCHITECTURES:
