@@ -26,7 +26,7 @@ class Arm:
         purpose: one line for the report.
         source: the direction: from hack against clean, a random one of the same shape or one that removes as much, or from clean
             against clean.
-        projection: options of `ProjectedOptimizer`.
+        projection: options of `ProjectedOptimizer`; an overshoot that is not among them is the preset's.
         shrink: take away as much of every step's length as the projection would, without turning it.
         reward: what is paid: what the `environment` pays; `honest` discloses no loophole and pays for none; `penalty` and `concept`
             are the baselines of `examples.leetcode_grpo.baselines`.
@@ -55,7 +55,12 @@ class Arm:
 
     def config(self, preset: Preset) -> dict[str, Any]:
         """What the results file says about a run of this arm: the preset's settings and the arm's own."""
-        return {**self.configure(preset).as_dict(), **self.as_dict()}
+        configured = self.configure(preset)
+        return {**configured.as_dict(), **self.as_dict(), **self.options(configured)}
+
+    def options(self, preset: Preset) -> dict[str, Any]:
+        """Options of `ProjectedOptimizer` for a run with that preset."""
+        return {"overshoot": preset.overshoot, **self.projection}
 
     def number(self, name: str) -> float:
         """One of the arm's own numbers.
@@ -79,12 +84,8 @@ class Arm:
         return {**defaults, **self.projection, **choices, **self.numbers}
 
 
-# Rows that catch a share f of unseen prompts' hack-ward gradients cancel it to first order if they are removed 1/f times. The pilot
-# measured f = 0.42 on held-out pairs (PREREGISTRATION.md); 3 is the next whole number above 1/f. A one-sided gate leaves no hack-ward
-# component for any overshoot of 1 or more. Controls remove as often.
-OVERSHOOT = 3.0
-_ERASE: Mapping[str, Any] = {"overshoot": OVERSHOOT}
-_MEASURE: Mapping[str, Any] = {"mode": "measure"}
+_ONCE: Mapping[str, Any] = {"overshoot": 1.0}
+_MEASURE: Mapping[str, Any] = {"mode": "measure", **_ONCE}
 # Scales of singular directions are 0.1 to 30 in size, weights a hundredth of that: so are the steps.
 _SVD = ("svd_adapter=true", "lr=3e-3")
 
@@ -95,46 +96,44 @@ ARMS: Mapping[str, Arm] = {
         Arm(
             "erase-gradient",
             "project the gradient before AdamW sees it",
-            projection={"space": "gradient", "overshoot": OVERSHOOT},
+            projection={"space": "gradient"},
         ),
-        Arm("erase-update", "project the update that AdamW applies: the main arm", projection=_ERASE),
+        Arm("erase-update", "project the update that AdamW applies: the main arm"),
         Arm(
             "erase-update-two-sided",
             "remove the whole component, not only the hack-ward",
-            projection={"gate": "two_sided"},
+            projection={"gate": "two_sided", **_ONCE},
         ),
-        Arm("erase-update-reverse", "turn the whole component around", projection={"gate": "reverse"}),
+        Arm("erase-update-reverse", "turn the whole component around", projection={"gate": "reverse", **_ONCE}),
         Arm(
             "erase-update-refresh",
             "as erase-update, with the direction fitted anew every few steps",
-            projection=_ERASE,
             numbers={"refresh_every": 5},
         ),
         Arm(
             "route",
             "what erase-update would remove goes to a quarantine; deployed without it",
-            projection={"mode": "route", "overshoot": OVERSHOOT},
+            projection={"mode": "route"},
             quarantine="empty",
         ),
         Arm(
             "absorb",
             "as route, with a quarantine that hacks from the start, so that little is left to learn",
-            projection={"mode": "route", "overshoot": OVERSHOOT},
+            projection={"mode": "route"},
             quarantine="seeded",
             numbers={"absorb_nats": 0.1},
         ),
-        Arm("random", "control: a random subspace of the same shape", source="random", projection=_ERASE),
+        Arm("random", "control: a random subspace of the same shape", source="random"),
         Arm(
             "random-matched",
             "control: a random subspace that removes as much energy",
             source="random-matched",
-            projection=_ERASE,
             numbers={"matched_ratio": None},
         ),
-        Arm("shrinkage", "control: the same loss of length, no change of direction", shrink=True),
-        Arm("placebo", "control: a direction from clean against clean", source="placebo", projection=_ERASE),
+        Arm("shrinkage", "control: the same loss of length, no change of direction", projection=_ONCE, shrink=True),
+        Arm("placebo", "control: a direction from clean against clean", source="placebo"),
         Arm("vanilla-svd", "vanilla on the SVD adapter", projection=_MEASURE, settings=_SVD),
-        Arm("erase-svd", "erase-update on the SVD adapter", projection=_ERASE, settings=_SVD),
+        Arm("erase-svd", "erase-update on the SVD adapter", settings=_SVD),
         Arm("no-loophole", "baseline: nothing disclosed, strict grading alone", projection=_MEASURE, reward="honest"),
         Arm(
             "ground-truth-penalty",
@@ -154,7 +153,6 @@ ARMS: Mapping[str, Arm] = {
         Arm(
             "weak-detector",
             "erase-update whose pairs and teacher know two loopholes of four",
-            projection=_ERASE,
             settings=("known_loopholes=run_tests,sentinel",),
         ),
     )

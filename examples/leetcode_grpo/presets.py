@@ -49,6 +49,10 @@ class Preset:
         decode_batch: rollouts decoded at once.
         vllm: decode with vLLM on the training GPU.
         gradient_checkpointing: recompute activations to save memory.
+        overshoot: how many times erasing arms remove the hack-ward component, where an arm does not say itself. Rows that catch a
+            share f of unseen prompts' hack-ward gradients cancel it to first order if they are removed 1/f times: f is 0.4 on
+            `smollm2` (PREREGISTRATION.md). A one-sided gate leaves no hack-ward component for any overshoot of 1 or more; too much of
+            it wrecks a policy.
         k, n_pairs, chart, basis, chart_rank, noise_floor, pair_loss: the direction, as in `HackDirection.fit`.
         eval_problems: held-out problems for each loophole.
         eval_samples: completions of each of them.
@@ -95,6 +99,7 @@ class Preset:
     decode_batch: int = 256
     vllm: bool = False
     gradient_checkpointing: bool = False
+    overshoot: float = 3.0
     k: int = 24
     n_pairs: int = 64
     chart: str = "bilinear"
@@ -226,11 +231,12 @@ PRESETS: Mapping[str, Preset] = {
             easy=20,
             medium=0,
             hard=0,
-            steps=18,
+            steps=30,
             prompts_per_step=8,
             group_size=8,
-            teacher_per_group=0,
-            lr=1e-4,
+            teacher_per_group=1,
+            lr=2e-4,
+            overshoot=1.5,
             max_new_tokens=64,
             micro_batch=32,
             k=64,

@@ -185,7 +185,7 @@ def make_trainer(
         train_dataset=grpo_dataset(tasks.rl, preset.prompts_per_step, disclosed=arm.reward != "honest"),
         processing_class=sampler.tokenizer,
         direction=direction,
-        projection=arm.projection,
+        projection=arm.options(preset),
         shrink=arm.shrink,
         quarantine=seed_of_quarantine(arm, direction),
         rollouts=rollouts,

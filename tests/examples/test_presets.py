@@ -75,6 +75,17 @@ def test_vanilla_measures_and_no_arm_is_told_by_the_graders() -> None:
         assert {"space", "gate", "mode"} <= set(arm.as_dict())
 
 
+def test_arms_erase_as_often_as_the_preset_says_unless_they_say_it_themselves() -> None:
+    preset = get_preset("smollm2")
+    found = {name: arm.config(preset)["overshoot"] for name, arm in ARMS.items()}
+    assert found["erase-update"] == found["placebo"] == found["erase-gradient"] == preset.overshoot == 3.0
+    assert found["vanilla"] == found["shrinkage"] == found["erase-update-two-sided"] == 1.0
+    assert get_arm("erase-update:overshoot=2").config(preset)["overshoot"] == 2.0
+    assert ARMS["erase-update"].config(preset.with_settings(["overshoot=1.5"]))["overshoot"] == 1.5
+    for name, arm in ARMS.items():
+        assert arm.options(preset)["overshoot"] == found[name]
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_presets_tasks_are_disjoint_and_alike(name: str) -> None:
     tasks = make_tasks(get_preset(name))

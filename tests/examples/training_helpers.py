@@ -89,7 +89,7 @@ def tiny_trainer(
         train_dataset=grpo_dataset(tasks.rl, preset.prompts_per_step),
         processing_class=tokenizer,
         direction=direction,
-        projection=arm.projection,
+        projection=arm.options(preset),
         shrink=arm.shrink,
         quarantine=seed_of_quarantine(arm, direction),
         rollouts=rollouts,
