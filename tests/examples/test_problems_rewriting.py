@@ -67,15 +67,15 @@ def passes(problem: Problem, code: str) -> bool:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_restyled_solutions_are_as_right_as_before(style: str) -> None:
-    restyled = 0
-    for problem in BANK:
+    restyled, some = 0, BANK[::2]
+    for problem in some:
         for code in (problem.canonical_solution, wrong_solution(problem, Random(0))):
             changed = STYLES[style](code, problem.method)
             if changed is not None:
                 restyled += 1
                 assert changed != code
                 assert fails_in_process(problem, changed) == fails_in_process(problem, code), changed
-    assert restyled > len(BANK)
+    assert restyled > len(some)
 
 
 def test_mistakes_are_small() -> None:
