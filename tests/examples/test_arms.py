@@ -283,3 +283,10 @@ def test_a_seeded_quarantine_makes_hacks_likelier_by_about_the_nats_asked_for() 
 def test_an_arm_without_its_number_says_so() -> None:
     with pytest.raises(UsageError, match="the arm vanilla needs alpha"):
         Arm("vanilla", "").number("alpha")
+
+
+def test_the_readme_describes_every_arm() -> None:
+    text = (Path(__file__).resolve().parents[2] / "examples" / "leetcode_grpo" / "README.md").read_text()
+    table = text[text.index("## Arms") : text.index("## Presets")]
+    for name in ARMS:
+        assert f"`{name}`" in table, name
