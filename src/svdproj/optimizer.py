@@ -45,7 +45,9 @@ class ProjectedOptimizer(Optimizer):
             original system did; it also turns clean-ward steps, so it is an arm to compare with, not advice).
         mode: `"erase"` removes, `"measure"` only reports and leaves training bit-identical, `"route"` gives what it removes
             to the quarantine.
-        overshoot: how much of the gated component is removed; the guarantee is for 1.
+        overshoot: how many times the gated component is removed. The guarantee is for 1; with a one-sided gate no hack-ward
+            component is left for any more, which is turned clean-ward. Rows that catch a share `f` of what pushes unseen
+            prompts hack-ward cancel it to first order at `1/f`.
         preserve_norm: rescale what is left to the norm it had, by at most a factor of 10.
         write_back: for bfloat16 and float16 weights in update space, `"auto"` rounds stochastically, `"exact"` keeps
             float32 masters that the inner optimizer steps, in either space. Float32 weights need neither.
