@@ -1,0 +1,63 @@
+"""The table of extraction's speed and memory in the docs, from the JSON files of `benchmarks/extraction.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_GIB = 2**30
+_PLAN = {
+    "weights": "weights, bfloat16",
+    "activations": "activations that a backward keeps, and the layers' inputs",
+    "sketches": "sketches of both sides' moments (first pass)",
+    "charts": "bases (second pass)",
+    "coordinates": "coordinates of all pairs (second pass)",
+    "first_pass": "**first pass, together**",
+    "second_pass": "**second pass, together**",
+    "gradients_of_a_training_step": "for comparison: the weights' gradients in a training step",
+    "pairs_of_full_gradients": "for comparison: all pairs' gradients in full",
+    "direction": "the direction",
+}
+
+
+def tables(paths: Sequence[Path]) -> str:
+    """Markdown: a row for each run, and the plan for a model of four billion parameters."""
+    results = [json.loads(path.read_text()) for path in paths]
+    lines = [
+        "| device | pairs | batch | fit, s | loop, s | times faster | of the passes alone | peak memory over a training pass |"
+        " largest difference | overlap of both directions, least |",
+        "|---" + "|---:" * 9 + "|",
+        *(_row(result) for result in results),
+        "",
+    ]
+    plan = results[0]["plan_qwen3_4b"]
+    lines += [
+        f"Qwen3-4B, {plan['pairs']} pairs in batches of {plan['batch_size']} rows of {plan['tokens']} tokens, on paper:",
+        "",
+        "| what | GiB |",
+        "|---|---:|",
+        *(f"| {name} | {plan[key] / _GIB:.2f} |" for key, name in _PLAN.items()),
+        "",
+        f"The direction takes {100 * plan['direction_share_of_covered_weights']:.1f} % of the weights that it covers.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(result: dict[str, Any]) -> str:
+    memory = result.get("memory")
+    fast, loop = (min(result["seconds"][name]) for name in ("fit", "loop"))
+    cells = [
+        f"{result['device']}, {result['threads']} threads" if result["config"]["device"] == "cpu" else result["device"],
+        str(result["pairs"]),
+        str(result["config"]["batch_size"]),
+        f"{fast:.2f}",
+        f"{loop:.1f}",
+        f"{result['speedup']:.1f}",
+        f"{result['speedup_of_passes']:.1f}",
+        f"{memory['ratio']:.2f}" if memory else "",
+        f"{result['equality']['largest_relative_difference']['coordinates']:.0e}",
+        f"{result['overlap_of_directions']['min']:.4f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
