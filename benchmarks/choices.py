@@ -1,7 +1,7 @@
 """What the defaults of `HackDirection.fit` are argued from: curves over rank, rows, pairs and noise floor.
 
 Run it as `python benchmarks/choices.py [--families smollm2 demo qwen3] [--device cpu|cuda] [--out DIR]`. For every family
-of models one JSON file is written, and with `--draw DIR` the figures of such files are drawn. Every share stands beside
+of models one JSON file is written; `--draw DIR` draws the figures of such files, and writes their tables into the docs. Every share stands beside
 what random bases or random rows would catch, and bases from the pairs' gradients stand beside bases from the weights'
 singular vectors. Pairs of the built-in bank, one to a prompt; the held-out ones take no part in bases, rows or orientation.
 """
@@ -42,6 +42,7 @@ from svdproj.targets import Target, select_targets
 from svdproj.tokens import context_length, encode_pair
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-it-works" / "choosing.md"
 # Every so many layers of a model are covered: neighbours are alike, and the gradients of all would not fit.
 STRIDE = {"smollm2": 3}
 # Bytes of gradients held at once; what does not fit takes another pass over the pairs.
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.draw:
         from benchmarks.parts.choice_figures import draw
         from benchmarks.parts.choice_tables import tables
+        from benchmarks.parts.page import fill
 
         folder = options.out or RESULTS
         paths = [folder / f"choices-{family}.json" for family in FAMILIES]
@@ -195,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"no results in {folder}; measure with --families smollm2 demo qwen3 --out {folder}")
         for path in draw(found, options.draw):
             print(path)
-        (folder / "choices.md").write_text(tables(found))
+        fill(PAGE, "choices", tables(found))
 
 
 def _compact(result: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmar
 from benchmarks.parts.extraction_table import tables
 from benchmarks.parts.loop import visit_by_loop
 from benchmarks.parts.memory import held_bytes, peak_bytes
+from benchmarks.parts.page import fill
 from benchmarks.parts.plan import plan, qwen3_4b
 from benchmarks.parts.policies import FAMILIES, facts, load_family, make_pairs
 from svdproj import HackDirection
@@ -40,6 +41,7 @@ from svdproj.targets import Target, named_targets, select_targets
 from svdproj.tokens import encode_pair
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-it-works" / "choosing.md"
 TARGETS = {"speed": {"cuda": 10.0, "cpu": 1.3}, "memory": 1.5, "equality": 1e-4}
 # Stages of a fit, by the names that it looks them up by; the passes are inside two of them.
 _STAGES = ("can_share_prompts", "_gradient_charts", "_coordinates", "_rows", "_report", "tensors_hash")
@@ -199,12 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
     parser.add_argument("--plan-tokens", type=int, default=1024, help="length of a row in the plan for 4B")
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
-    parser.add_argument(
-        "--table", action="store_true", help="only write results/extraction.md from the JSON files beside it"
-    )
+    parser.add_argument("--table", action="store_true", help="only write the table of the results into the docs page")
     options = parser.parse_args(arguments)
     if options.table:
-        (RESULTS / "extraction.md").write_text(tables(sorted(RESULTS.glob("extraction-*.json"))))
+        fill(PAGE, "extraction", tables(sorted(RESULTS.glob("extraction-*.json"))))
         return
     options.targets = "all-linear"
     if options.threads:

@@ -24,7 +24,9 @@ _FAMILIES = {
 
 def tables(paths: Sequence[Path]) -> str:
     """Markdown for all families, in the order of the files."""
-    return "\n".join(line for path in paths for line in _family(json.loads(path.read_text()))) + "\n"
+    lines = [line for path in paths for line in _family(json.loads(path.read_text()))]
+    # No two empty lines in a row.
+    return "\n".join(line for i, line in enumerate(lines) if line or not i or lines[i - 1]) + "\n"
 
 
 def _family(result: dict[str, Any]) -> Iterable[str]:
@@ -34,6 +36,8 @@ def _family(result: dict[str, Any]) -> Iterable[str]:
     most = max(p["n_pairs"] for p in points if p["chart"] == "bilinear" and p["rank"] != rank)
     at_most = [p for p in points if p["n_pairs"] == most]
     yield f"### {_FAMILIES.get(result['family'], result['family'])}"
+    yield ""
+    yield f"![Held-out energy and sign accuracy against rank, rows and pairs](../assets/figures/choices-{result['family']}.svg)"
     yield ""
     model = result["model"]
     yield (

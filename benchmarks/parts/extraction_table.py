@@ -25,6 +25,10 @@ _PLAN = {
 def tables(paths: Sequence[Path]) -> str:
     """Markdown: a row for each run, and the plan for a model of four billion parameters."""
     results = [json.loads(path.read_text()) for path in paths]
+    if not results:
+        raise SystemExit(
+            "no results to show; measure with python -m benchmarks.extraction --out benchmarks/results/extraction-….json"
+        )
     lines = [
         "| device | pairs | batch | fit, s | loop, s | times faster | of the passes alone | peak memory over a training pass |"
         " largest difference | overlap of both directions, least |",
