@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig
 
 from examples.leetcode_grpo.presets import Preset
@@ -41,6 +42,18 @@ def known_warnings() -> Iterator[None]:
         yield
 
 
+class NoLastCheckpoint(TrainerCallback):
+    """Writes no checkpoint after the last step: resuming from one, transformers would train a step more.
+
+    A run that is killed between its last step and its result goes on from the checkpoint before.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Called behind the trainer's own decision to save."""
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+
 class PolicyTrainer(ProjectedGRPOTrainer):
     """`ProjectedGRPOTrainer` that takes its rollouts from `MixedRollouts`.
 
@@ -65,6 +78,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
         self._rows: list[dict[str, Any]] = []
         with known_warnings():
             super().__init__(*args, rollout_func=_roll_out, **kwargs)
+        self.add_callback(NoLastCheckpoint())
 
     def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
         if self._shrink:

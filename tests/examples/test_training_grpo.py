@@ -151,6 +151,21 @@ def test_a_killed_run_resumes_to_the_same_weights(
         assert torch.equal(value, expected[name]), name
 
 
+def test_a_run_that_is_killed_after_its_last_step_trains_no_step_more(
+    preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    whole = tiny_trainer(preset, tasks, direction, get_arm("erase-update"), tmp_path, save_every=1)
+    whole.train()
+    checkpoint = _last_checkpoint(tmp_path)
+    assert checkpoint == str(tmp_path / "checkpoint-2")  # of three steps
+    again = tiny_trainer(preset, tasks, direction, get_arm("erase-update"), tmp_path, save_every=1)
+    again.train(resume_from_checkpoint=checkpoint)
+    assert [step["step"] for step in step_records(again.state.log_history)] == [1, 2, 3]
+    expected = weights(whole.model)
+    for name, value in weights(again.model).items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for step, complete in ((2, True), (10, True), (12, False)):
         folder = tmp_path / f"checkpoint-{step}"
