@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from examples.leetcode_grpo.tiny_model import tiny_model
 from svdproj import ContrastivePair, DenseChart, HackDirection, ProjectedOptimizer
 from svdproj.adapters import SVDScaleConfig, ablated, pull_back
 from svdproj.batches import pair_sample
@@ -18,7 +17,7 @@ from svdproj.capture import visit_gradients
 from svdproj.differences import Differences
 from svdproj.targets import select_targets
 from svdproj.tokens import encode_pair
-from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, named
+from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, llama, named, tokenizer
 
 pytestmark = IGNORE_RENAMED
 
@@ -31,8 +30,7 @@ FIT: dict[str, Any] = {"k": 3, "noise_floor": 0.0, "holdout": 0.0, "progress": F
 
 def seen(model: nn.Module, targets: Any = "all-linear") -> dict[str, Tensor]:
     """The pairs' gradient differences by the batched capture, for every target."""
-    tokenizer = tiny_model()[1]
-    samples = [pair_sample(encode_pair(tokenizer, pair), "mean") for pair in PAIRS]
+    samples = [pair_sample(encode_pair(tokenizer(), pair), "mean") for pair in PAIRS]
     found: dict[str, Tensor] = {}
 
     def visit(name: str, indices: Any, differences: Differences) -> None:
@@ -47,15 +45,14 @@ def seen(model: nn.Module, targets: Any = "all-linear") -> dict[str, Tensor]:
 
 def looped(model: Any, names: set[str]) -> dict[str, Tensor]:
     """The same by one backward for each completion."""
-    tokenizer = tiny_model()[1]
     parameters = {n.removeprefix("base_model.model."): p for n, p in model.named_parameters()}
     chosen = {n: parameters[n] for n in names}
     rows: dict[str, list[Tensor]] = {n: [] for n in names}
     for pair in PAIRS:
         difference = {n: torch.zeros_like(p) for n, p in chosen.items()}
         for completion, sign in ((pair.hack, 1), (pair.clean, -1)):
-            prompt = tokenizer(pair.prompt)["input_ids"]
-            answer = [*tokenizer(completion)["input_ids"], tokenizer.eos_token_id]
+            prompt = tokenizer()(pair.prompt)["input_ids"]
+            answer = [*tokenizer()(completion)["input_ids"], tokenizer().eos_token_id]
             logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
             nll = nn.functional.cross_entropy(logits, torch.tensor(answer))
             for n, g in zip(chosen, torch.autograd.grad(nll, list(chosen.values())), strict=True):
@@ -96,9 +93,9 @@ def test_what_is_off_has_no_gradient() -> None:
 
 def test_a_direction_on_fresh_scales_is_the_diagonal_chart_on_the_weights() -> None:
     """`∂L/∂s = diag(Uᵀ ∂L/∂W V)`: the same rows up to the signs that singular vectors leave open, the same spectrum."""
-    model, tokenizer = tiny_model()
-    on_weights = HackDirection.fit(model, tokenizer, PAIRS, chart="diagonal", **FIT)
-    on_scales = HackDirection.fit(adapted(), tokenizer, PAIRS, **FIT)
+    model = llama()
+    on_weights = HackDirection.fit(model, tokenizer(), PAIRS, chart="diagonal", **FIT)
+    on_scales = HackDirection.fit(adapted(), tokenizer(), PAIRS, **FIT)
     assert len(on_weights) == len(on_scales) == 14
     for name, weight in on_weights.subspaces.items():
         scales = on_scales.subspaces[f"{name.removesuffix('.weight')}.svdscale_s.default.weight"]
@@ -108,27 +105,25 @@ def test_a_direction_on_fresh_scales_is_the_diagonal_chart_on_the_weights() -> N
 
 
 def test_fitting_with_the_quarantine_ablated_does_not_see_it() -> None:
-    tokenizer = tiny_model()[1]
     clean, model = adapted(), adapted(quarantine=True)
     fill(model, "quarantine", size=0.5)
-    kept = HackDirection.fit(model, tokenizer, PAIRS, **FIT)
+    kept = HackDirection.fit(model, tokenizer(), PAIRS, **FIT)
     with ablated(model):
-        without = HackDirection.fit(model, tokenizer, PAIRS, **FIT)
-    bare = HackDirection.fit(clean, tokenizer, PAIRS, **FIT)
+        without = HackDirection.fit(model, tokenizer(), PAIRS, **FIT)
+    bare = HackDirection.fit(clean, tokenizer(), PAIRS, **FIT)
     assert without.fingerprint == bare.fingerprint
     assert kept.fingerprint != bare.fingerprint
 
 
 def test_a_fresh_lora_has_a_direction_on_b_alone() -> None:
     """`B` starts at zero, and `∂L/∂A = c Bᵀ G` with it: there is nothing to name on `A` yet."""
-    tokenizer = tiny_model()[1]
     model = lora()
     with torch.no_grad():
         for parameter in (p for n, p in model.named_parameters() if "lora_B" in n):
             parameter.zero_()
-    fresh = HackDirection.fit(model, tokenizer, PAIRS, **FIT)
+    fresh = HackDirection.fit(model, tokenizer(), PAIRS, **FIT)
     assert {n.split(".")[-3] for n in fresh.subspaces} == {"lora_B"}
-    trained = HackDirection.fit(lora(), tokenizer, PAIRS, **FIT)
+    trained = HackDirection.fit(lora(), tokenizer(), PAIRS, **FIT)
     assert {n.split(".")[-3] for n in trained.subspaces} == {"lora_A", "lora_B"}
 
 
@@ -137,7 +132,7 @@ def test_a_fresh_lora_has_a_direction_on_b_alone() -> None:
 
 def lora(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options)
-    model = get_peft_model(tiny_model()[0].to(dtype).eval(), config)
+    model = get_peft_model(llama().to(dtype).eval(), config)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -151,7 +146,7 @@ def on_weights() -> HackDirection:
     generator = torch.Generator().manual_seed(5)
     gradients = {
         name: torch.randn(6, *parameter.shape, generator=generator)
-        for name, parameter in tiny_model()[0].named_parameters()
+        for name, parameter in llama().named_parameters()
         if "proj" in name
     }
     return HackDirection.from_gradients(gradients, k=2, noise_floor=0.0, chart_rank=16)
@@ -188,10 +183,10 @@ def run(model: Any, direction: HackDirection, steps: int, lr: float, refresh: bo
 
 
 def test_diagonal_rows_pulled_back_are_the_scales_own_rows() -> None:
-    model, tokenizer = tiny_model()
-    diagonal = HackDirection.fit(model, tokenizer, PAIRS, chart="diagonal", **FIT)
+    model = llama()
+    diagonal = HackDirection.fit(model, tokenizer(), PAIRS, chart="diagonal", **FIT)
     pulled = pull_back(diagonal, adapted())
-    fitted = HackDirection.fit(adapted(), tokenizer, PAIRS, **FIT)
+    fitted = HackDirection.fit(adapted(), tokenizer(), PAIRS, **FIT)
     assert pulled.overlap(fitted) == pytest.approx(dict.fromkeys(fitted.subspaces, 1.0), abs=1e-4)
     for name, subspace in pulled.subspaces.items():
         torch.testing.assert_close(subspace.rows, fitted.subspaces[name].rows, rtol=0, atol=5e-3)
@@ -284,7 +279,7 @@ def test_conv1d_weights_are_pulled_back_in_their_own_layout() -> None:
 
 def test_what_cannot_be_pulled_back_is_named(on_weights: HackDirection) -> None:
     with pytest.raises(ValueError, match="fit it on the bare model"):
-        pull_back(on_weights, tiny_model()[0])
+        pull_back(on_weights, llama())
     with pytest.raises(ValueError, match="named 'other'"):
         pull_back(on_weights, adapted(), "other")
     with pytest.raises(NotImplementedError, match="has the LoRA variant DoraLinearVariant"):

@@ -15,17 +15,16 @@ from peft.utils.peft_types import PeftType
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from examples.leetcode_grpo.tiny_model import tiny_model
 from svdproj.adapters import SVDScaleConfig
 from svdproj.adapters._register import register
-from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, logits, named
+from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, llama, logits, named
 
 pytestmark = IGNORE_RENAMED
 
 
 @pytest.fixture(scope="module")
 def base_logits() -> torch.Tensor:
-    return logits(tiny_model()[0].eval())
+    return logits(llama().eval())
 
 
 # --- registration
@@ -66,7 +65,7 @@ def test_the_config_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("options", [{}, {"rank": 7}, {"quarantine": True}])
 def test_a_fresh_adapter_gives_the_base_models_logits_to_the_bit(dtype: torch.dtype, options: dict[str, Any]) -> None:
-    expected = logits(tiny_model()[0].to(dtype).eval())
+    expected = logits(llama().to(dtype).eval())
     model = adapted(dtype=dtype, **options)
     assert torch.equal(logits(model), expected)
     with torch.autocast("cpu", torch.bfloat16):
@@ -115,10 +114,10 @@ def test_a_saved_adapter_is_small_and_comes_back_to_the_bit(tmp_path: Path) -> N
     model.save_pretrained(str(tmp_path))
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 20_000
     for low in (False, True):
-        again = PeftModel.from_pretrained(tiny_model()[0].eval(), str(tmp_path), low_cpu_mem_usage=low)
+        again = PeftModel.from_pretrained(llama().eval(), str(tmp_path), low_cpu_mem_usage=low)
         assert torch.equal(logits(again), logits(model))
         assert not any(p.requires_grad for p in again.parameters())
-    trainable = PeftModel.from_pretrained(tiny_model()[0], str(tmp_path), is_trainable=True)
+    trainable = PeftModel.from_pretrained(llama(), str(tmp_path), is_trainable=True)
     assert all(p.requires_grad for p in named(trainable, "s").values())
 
 
@@ -126,7 +125,7 @@ def test_transformers_own_adapter_methods_work(tmp_path: Path) -> None:
     model = adapted()
     fill(model)
     model.save_pretrained(str(tmp_path))
-    plain, _ = tiny_model()
+    plain = llama()
     plain.eval().load_adapter(str(tmp_path))
     assert torch.equal(logits(plain), logits(model))
 
@@ -137,17 +136,17 @@ def test_scales_of_another_base_weight_are_refused(tmp_path: Path) -> None:
     fill(model)
     model.save_pretrained(str(tmp_path))
     with pytest.raises(RuntimeError, match="was trained on another base weight") as caught:
-        PeftModel.from_pretrained(tiny_model(seed=1)[0], str(tmp_path))
+        PeftModel.from_pretrained(llama(seed=1), str(tmp_path))
     assert str(caught.value).count("another base weight") == 1
     with pytest.raises(RuntimeError, match="rounded to bfloat16"):
-        PeftModel.from_pretrained(tiny_model()[0].bfloat16(), str(tmp_path))
+        PeftModel.from_pretrained(llama().bfloat16(), str(tmp_path))
 
 
 def test_a_bfloat16_base_read_as_float32_is_the_same_base(tmp_path: Path) -> None:
     model = adapted(dtype=torch.bfloat16)
     fill(model)
     model.save_pretrained(str(tmp_path))
-    again = PeftModel.from_pretrained(tiny_model()[0].bfloat16().float(), str(tmp_path))
+    again = PeftModel.from_pretrained(llama().bfloat16().float(), str(tmp_path))
     for name, parameter in named(model, "s").items():
         assert torch.equal(again.get_parameter(name), parameter)
 
@@ -157,7 +156,7 @@ def test_merging_keeps_what_the_model_computes(dtype: torch.dtype) -> None:
     model = adapted(quarantine=True, dtype=dtype)
     fill(model, "s", seed=1)
     fill(model, "quarantine", seed=2)
-    before, base = logits(model).float(), logits(tiny_model()[0].to(dtype).eval()).float()
+    before, base = logits(model).float(), logits(llama().to(dtype).eval()).float()
     merged = copy.deepcopy(model).merge_and_unload(safe_merge=True)
     assert not any("svdscale" in name for name, _ in merged.named_parameters())
     change, error = (before - base).norm(), (logits(merged).float() - before).norm()
@@ -215,7 +214,7 @@ def test_several_adapters_switch_add_up_and_go(base_logits: torch.Tensor, tmp_pa
     merged = copy.deepcopy(model).merge_and_unload(adapter_names=["first", "second"])
     torch.testing.assert_close(logits(merged), both, rtol=0, atol=1e-5)
     model.save_pretrained(str(tmp_path))
-    again = PeftModel.from_pretrained(tiny_model()[0].eval(), str(tmp_path / "second"), adapter_name="second")
+    again = PeftModel.from_pretrained(llama().eval(), str(tmp_path / "second"), adapter_name="second")
     again.load_adapter(str(tmp_path / "first"), adapter_name="first")
     assert torch.equal(logits(again), second)
     model.delete_adapter("first")

@@ -11,10 +11,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from examples.leetcode_grpo.tiny_model import tiny_model
 from svdproj import HackDirection, ProjectedOptimizer
 from svdproj.adapters import ablated, drop_quarantine, quarantine_of, seed_quarantine
-from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, logits, named
+from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, llama, logits, named
 
 pytestmark = IGNORE_RENAMED
 
@@ -112,7 +111,7 @@ def test_ablation_is_for_the_block_and_also_when_something_fails_inside() -> Non
     with pytest.raises(KeyError), ablated(model):
         raise KeyError
     assert torch.equal(logits(model), kept)
-    with ablated(adapted()), ablated(tiny_model()[0]):
+    with ablated(adapted()), ablated(llama()):
         pass  # nothing to ablate is no error: the same evaluation serves all arms
 
 
@@ -145,7 +144,7 @@ def test_dropping_is_for_good_and_goes_into_what_is_saved(tmp_path: Path) -> Non
     drop_quarantine(model)
     assert torch.equal(logits(model), expected)
     model.save_pretrained(str(tmp_path))
-    assert torch.equal(logits(PeftModel.from_pretrained(tiny_model()[0].eval(), str(tmp_path))), expected)
+    assert torch.equal(logits(PeftModel.from_pretrained(llama().eval(), str(tmp_path))), expected)
 
 
 def test_a_seed_is_a_step_that_the_gate_calls_hack_ward() -> None:

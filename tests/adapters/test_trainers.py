@@ -14,12 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from examples.leetcode_grpo.tiny_model import tiny_model
 from svdproj import ContrastivePair, HackDirection, ProjectedOptimizer
 from svdproj.adapters import SVDScaleConfig, ablated, quarantine_of
 from svdproj.integrations.transformers import ProjectionCallback, find_projected_optimizer
 from svdproj.integrations.trl import ProjectedGRPOTrainer, ProjectionMixin
-from tests.adapters.helpers import TOKENS, adapted, fill, logits, named
+from tests.adapters.helpers import TOKENS, adapted, fill, llama, logits, named, tokenizer
 from tests.adapters.test_quarantine import direction_on
 
 pytestmark = [
@@ -48,18 +47,16 @@ def letters(completions: list[str], **_: Any) -> list[float]:
 
 def fitted() -> HackDirection:
     """Fitted on a wrapped copy of the model that the trainer is going to wrap: the names are the same."""
-    model, tokenizer = tiny_model()
-    peft_model = get_peft_model(model, SVDScaleConfig(quarantine=True))
-    return HackDirection.fit(peft_model, tokenizer, PAIRS, k=2, noise_floor=0.0, holdout=0.0, progress=False)
+    peft_model = get_peft_model(llama(), SVDScaleConfig(quarantine=True))
+    return HackDirection.fit(peft_model, tokenizer(), PAIRS, k=2, noise_floor=0.0, holdout=0.0, progress=False)
 
 
 def grpo(folder: Path, mode: str, callbacks: list[TrainerCallback] | None = None, **options: Any) -> Any:
-    model, tokenizer = tiny_model()
     settings = GRPOConfig(
         str(folder), num_generations=4, max_completion_length=8, beta=0.1, **COMMON, **{CHECKPOINTING: False}
     )
     trainer = ProjectedGRPOTrainer(
-        model=model, reward_funcs=letters, args=settings, train_dataset=ROWS, processing_class=tokenizer,
+        model=llama(), reward_funcs=letters, args=settings, train_dataset=ROWS, processing_class=tokenizer(),
         peft_config=SVDScaleConfig(task_type="CAUSAL_LM", quarantine=True), direction=fitted(),
         projection={"mode": mode, "gate": "two_sided", **options}, callbacks=callbacks,
     )  # fmt: skip
@@ -81,7 +78,7 @@ def test_grpo_trains_projects_saves_reloads_and_merges(mode: str, tmp_path: Path
     assert "ref" not in model.peft_config
     assert any(p.any() for p in named(model, "s").values())
     assert any(p.any() for p in quarantine_of(model).values()) == (mode == "route")
-    base = tiny_model()[0].eval()
+    base = llama().eval()
     with model.disable_adapter():
         assert torch.equal(logits(model.eval()), logits(base))
     # What routing kept out of `s` is out of the model when ablated: as erased.
@@ -91,7 +88,7 @@ def test_grpo_trains_projects_saves_reloads_and_merges(mode: str, tmp_path: Path
         coefficients = subspace.coefficients(scales[name].detach())
         assert coefficients.norm() <= 1e-4 * scales[name].norm() + 1e-7
     trainer.save_model(str(tmp_path / "adapter"))
-    again = PeftModel.from_pretrained(tiny_model()[0].eval(), str(tmp_path / "adapter"))
+    again = PeftModel.from_pretrained(llama().eval(), str(tmp_path / "adapter"))
     assert torch.equal(logits(again), logits(model))
     with ablated(again):
         without = logits(again)
@@ -104,14 +101,13 @@ def test_sft_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
     """A checkpoint holds scales, quarantine and optimizer; training on from it is training on."""
 
     def trainer(folder: str, steps: int) -> Any:
-        model, tokenizer = tiny_model()
         settings = SFTConfig(
             str(tmp_path / folder), **{**COMMON, "max_steps": steps, "save_strategy": "steps"}, save_steps=1, max_length=16,
             completion_only_loss=True, **{CHECKPOINTING: True},
         )  # fmt: skip
         rows = Dataset.from_list([{"prompt": f"say {i}", "completion": f" eee {i}"} for i in range(12)])
         return ProjectedSFTTrainer(
-            model=model, args=settings, train_dataset=rows, processing_class=tokenizer,
+            model=llama(), args=settings, train_dataset=rows, processing_class=tokenizer(),
             peft_config=SVDScaleConfig(task_type="CAUSAL_LM", quarantine=True), direction=fitted(),
             projection={"mode": "route", "gate": "two_sided"},
         )  # fmt: skip
@@ -130,10 +126,10 @@ def test_sft_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
 def test_a_refresh_extracts_with_the_quarantine_ablated(tmp_path: Path) -> None:
     flags = []
 
-    def refit(model: Any, tokenizer: Any) -> HackDirection:
+    def refit(model: Any, processing_class: Any) -> HackDirection:
         layers = [m for m in model.modules() if hasattr(m, "svdscale_ablated")]
         flags.append([layer.svdscale_ablated for layer in layers])
-        return HackDirection.fit(model, tokenizer, PAIRS, k=2, noise_floor=0.0, holdout=0.0, progress=False)
+        return HackDirection.fit(model, processing_class, PAIRS, k=2, noise_floor=0.0, holdout=0.0, progress=False)
 
     trainer = grpo(tmp_path, "route", [ProjectionCallback(refresh_every=1, refit=refit)])
     assert flags == [[True] * 14] * 2
@@ -142,14 +138,14 @@ def test_a_refresh_extracts_with_the_quarantine_ablated(tmp_path: Path) -> None:
 
 def test_a_trained_adapter_is_its_own_reference_in_trl(tmp_path: Path) -> None:
     """TRL copies `default` into an adapter `ref` when the KL term is asked of an adapter that is already trained."""
-    model, (_, tokenizer) = adapted(), tiny_model()
+    model = adapted()
     fill(model)
     start = logits(model)
     settings = GRPOConfig(
         str(tmp_path), num_generations=4, max_completion_length=4, beta=0.1, **{**COMMON, "max_steps": 1},
         **{CHECKPOINTING: False},
     )  # fmt: skip
-    trainer = GRPOTrainer(model, reward_funcs=letters, args=settings, train_dataset=ROWS, processing_class=tokenizer)
+    trainer = GRPOTrainer(model, reward_funcs=letters, args=settings, train_dataset=ROWS, processing_class=tokenizer())
     trainer.train()
     assert not torch.equal(logits(trainer.model.eval()), start)
     trainer.model.set_adapter("ref")

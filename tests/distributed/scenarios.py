@@ -386,3 +386,31 @@ def copies_and_state_dicts() -> None:
     assert all(isinstance(moment, DTensor) for moment in moments)
     optimizer.load_state_dict(state)
     _step(model, optimizer, 1)
+
+
+def routed_adapter(space: str) -> None:
+    """An SVD adapter with a quarantine, sharded layer by layer, trains and routes as it does in one process."""
+    from svdproj.adapters import quarantine_of
+    from tests.adapters.helpers import adapted
+    from tests.adapters.test_quarantine import direction_on
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SVDPROJ_CACHE", "")
+        alone, sharded = adapted(quarantine=True), adapted(quarantine=True)
+    direction = direction_on(alone)
+    for layer in sharded.base_model.model.model.layers:
+        fully_shard(layer)
+    fully_shard(sharded)
+    tokens = torch.arange(3, 51).reshape(4, 12)
+    for model, share in ((alone, tokens), (sharded, _mine(tokens))):
+        inner = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, eps=1e-2)
+        optimizer = ProjectedOptimizer(
+            inner, direction, model, mode="route", space=space, gate="two_sided", quarantine=quarantine_of(model)
+        )
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(share, labels=share).loss.backward()
+            optimizer.step()
+    for name, expected in _full(alone).items():
+        torch.testing.assert_close(_full(sharded)[name], expected, rtol=1e-4, atol=1e-6, msg=name)
+    assert all(parameter.any() for parameter in quarantine_of(alone).values())

@@ -61,6 +61,12 @@ def test_scenario(ranks: Ranks, scenario: str) -> None:
     ranks.run(scenario)
 
 
+@pytest.mark.parametrize("space", ["gradient", "update"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_with_a_quarantine_are_sharded(ranks: Ranks, space: str) -> None:
+    ranks.run("routed_adapter", timeout=280.0, space=space)  # the ranks import PEFT and transformers first
+
+
 @pytest.mark.parametrize("write_back", ["auto", "exact"])
 def test_low_precision_shards(ranks: Ranks, write_back: str) -> None:
     ranks.run("low_precision_shards", write_back=write_back)
