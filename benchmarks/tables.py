@@ -1,0 +1,100 @@
+"""The tables of `docs/benchmarks.md` from the JSON in `benchmarks/results/`, so that no number is typed by hand.
+
+Run it as `python -m benchmarks.tables` after a benchmark; with `--check` it fails where the page and the results differ. A
+section stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/tables.py` finds the parts
+
+from benchmarks import leak, step_time
+from benchmarks.parts.records import RESULTS
+from examples.leetcode_grpo.files import write_text
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+_SECTION = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def leak_section(record: Mapping[str, Any]) -> str:
+    """Both gates' tables."""
+    config = record["config"]
+    where = f"{config['pairs']} pairs, k = {config['k']}, layers {', '.join(map(str, config['layers']))}"
+    settings = "; ".join(
+        f"{name}: {', '.join(f'{key} {value}' for key, value in kwargs.items())}"
+        for name, kwargs in config["optimizers"].items()
+        if name in record["results"]["one_sided"]
+    )
+    return (
+        f"{leak.summary(record)}\n\n{where}; {config['steps']} steps of {config['batch']} completions, float32. {settings}. "
+        f"{_machine(record)}"
+    )
+
+
+def step_section(record: Mapping[str, Any]) -> str:
+    """One table for each model, with the verdict."""
+    config, speeds = record["config"], record["speeds"]
+    parts = [
+        f"{config['batch']} × {config['length']} tokens to a step, {config['micro']} micro-batches, medians of {config['repeats']} "
+        f"rounds. {_machine(record)} Copy {speeds['copy_bytes_per_second'] / 1e9:.0f} GB/s, float32 products "
+        f"{speeds['matmul_flops_per_second'] / 1e12:.1f} TFLOP/s."
+    ]
+    for kind, found in record["results"].items():
+        parts.append(step_time.summary(kind, found["whole"], found["bare"], speeds))
+        hosts = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in found["host_seconds"].items())
+        sizes = ", ".join(f"{size['mib']} MiB {1e3 * size['seconds']:.2f} ms" for size in found["stack_sizes"])
+        parts.append(f"Time of the host: {hosts}. Bare step by size of a stack: {sizes}.")
+    return "\n\n".join(parts)
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"{record['device']}, {versions}."
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "leak": ("leak_smollm2.json", leak_section),
+    "step-gpu": ("step_time_h100_32x256.json", step_section),
+    "step-gpu-grpo": ("step_time_h100_256x304.json", step_section),
+    "step-cpu": ("step_time_cpu.json", step_section),
+}
+
+
+def filled(page: str) -> str:
+    """The page with each known section made anew from its result.
+
+    Raises:
+        FileNotFoundError: a section's result is missing.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        if match["name"] not in SECTIONS:
+            return match[0]  # another script's
+        file, render = SECTIONS[match["name"]]
+        return f"{match[1]}\n{render(json.loads((RESULTS / file).read_text()))}\n{match[3]}"
+
+    return _SECTION.sub(section, page)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description="Tables of docs/benchmarks.md from benchmarks/results.")
+    parser.add_argument("--check", action="store_true", help="fail where the page differs")
+    options = parser.parse_args(arguments)
+    page = PAGE.read_text(encoding="utf-8")
+    if not options.check:
+        write_text(PAGE, filled(page))
+    elif filled(page) != page:
+        raise SystemExit(f"{PAGE} differs from benchmarks/results; run: python -m benchmarks.tables")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The published tables are those of the stored results, and the scripts behind them run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import leak, step_time, tables
+from benchmarks.parts.traffic import traffic
+
+
+def test_the_page_shows_what_the_results_hold() -> None:
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert tables.filled(page) == page, "run: python -m benchmarks.tables"
+
+
+def test_a_table_that_was_touched_by_hand_is_noticed_and_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "it.json").write_text('{"value": 3}')
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
+    monkeypatch.setitem(tables.SECTIONS, "mine", ("it.json", lambda record: f"value {record['value']}"))
+    kept = "a <!-- table: another -->\nx\n<!-- end --> b"
+    tables.PAGE.write_text(f"<!-- table: mine -->\n\nvalue 4\n\n<!-- end -->\n{kept}")
+    with pytest.raises(SystemExit, match="differs"):
+        tables.main(["--check"])
+    tables.main([])
+    tables.main(["--check"])
+    assert tables.PAGE.read_text() == f"<!-- table: mine -->\n\nvalue 3\n\n<!-- end -->\n{kept}"
+
+
+def test_the_leak_is_measured_on_a_small_policy(tmp_path: Path) -> None:
+    out = tmp_path / "leak.json"
+    leak.main(
+        [
+            "--family",
+            "tiny",
+            "--layers",
+            "0",
+            "--pairs",
+            "4",
+            "--steps",
+            "2",
+            "--batch",
+            "1",
+            "--k",
+            "2",
+            "--out",
+            str(out),
+        ]
+    )
+    record = json.loads(out.read_text())
+    for gate, optimizers in record["results"].items():
+        for name, spaces in optimizers.items():
+            assert spaces["update"]["share"] < 1e-3, (gate, name)
+            assert spaces["update"]["share"] < spaces["none"]["share"]
+        assert optimizers["AdamW"]["gradient"]["share"] > 10 * optimizers["AdamW"]["update"]["share"]
+    assert "AdamW" in tables.leak_section(record)
+
+
+@pytest.mark.slow
+def test_step_times_are_measured_on_two_layers(tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    step_time.main(
+        ["--layers", "2", "--batch", "1", "--length", "8", "--repeats", "2", "--stack-mib", "16", "--out", str(out)]
+    )
+    record = json.loads(out.read_text())
+    assert set(record["results"]) == {"full", "lora"}
+    assert "target 1.05" in tables.step_section(record)
+
+
+def test_traffic_counts_what_is_read_and_written_and_no_views() -> None:
+    x, y = torch.ones(8, 8), torch.ones(8, 8)
+    assert traffic(lambda: x.view(64))["bytes"] == 0
+    assert traffic(lambda: x + y)["bytes"] == 3 * x.nbytes
+    assert traffic(lambda: torch._foreach_add_([x, x.clone()], 1.0))["operators"] == 2
+    assert traffic(lambda: x @ y)["flops"] == 2 * 8**3
