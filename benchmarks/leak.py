@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -111,7 +111,7 @@ def null_share(direction: HackDirection, start: Weights, gate: str) -> float:
     return float((rows / elements / (2 if gate == "one_sided" else 1)) ** 0.5)
 
 
-def summary(record: dict[str, Any]) -> str:
+def summary(record: Mapping[str, Any]) -> str:
     """The table that a record holds, one for each gate."""
     parts = []
     for gate in GATES:
