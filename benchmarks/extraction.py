@@ -44,7 +44,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-it-works" / "choosing.md"
 TARGETS = {"speed": {"cuda": 10.0, "cpu": 1.3}, "memory": 1.5, "equality": 1e-4}
 # Stages of a fit, by the names that it looks them up by; the passes are inside two of them.
-_STAGES = ("can_share_prompts", "_gradient_charts", "_coordinates", "_rows", "_report", "tensors_hash")
+_STAGES = ("can_share_prompts", "_gradient_charts", "_coordinates", "_rows", "_report", "weights_identity")
 _PASSES = "visit_gradients"
 _spent: dict[str, float] = defaultdict(float)
 
