@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from svdproj.charts import BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.differences import Differences, ExplicitDifferences, FactoredDifferences
 
-dims = st.integers(1, 9)
+dims = st.integers(1, 40)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()) + 1e-6, rtol=1e-4)
 
 
 # With few tokens the factors are the cheaper form, with many the full tensors are.
-@given(dims, st.integers(1, 40), dims, dims, st.integers(0, 1000))
+@given(st.integers(1, 4), st.integers(1, 12), dims, dims, st.integers(0, 1000))
 def test_factors_and_full_tensors_agree(pairs: int, tokens: int, out: int, in_: int, seed: int) -> None:
     torch.manual_seed(seed)
     factored = FactoredDifferences(torch.randn(pairs, tokens, out), torch.randn(pairs, tokens, in_))
