@@ -53,7 +53,7 @@ types: setup ## mypy, strict
 	$(VENV)/bin/mypy
 
 docs: setup ## the documentation site, strictly, into site/
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: setup ## the benchmarks, on this machine
 	for script in benchmarks/*.py; do $(PY) "$$script" || exit 1; done

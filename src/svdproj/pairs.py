@@ -67,6 +67,11 @@ class ContrastivePair:
     ) -> list[ContrastivePair]:
         """The pairs that carry all of `tags` and none of `without`, in their order.
 
+        Args:
+            pairs: to choose from.
+            tags: a pair must carry each of them.
+            without: a pair must carry none of them.
+
         Raises:
             ValueError: no pair is left; the message lists the tags that there are.
 
