@@ -68,9 +68,9 @@ class ContrastivePair:
         """The pairs that carry all of `tags` and none of `without`, in their order.
 
         Args:
-            pairs: to choose from.
-            tags: a pair must carry each of them.
-            without: a pair must carry none of them.
+            pairs: to select from.
+            tags: what a pair has to carry, each of them.
+            without: what it must not carry, none of them.
 
         Raises:
             ValueError: no pair is left; the message lists the tags that there are.
