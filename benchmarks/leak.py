@@ -119,7 +119,7 @@ def summary(record: Mapping[str, Any]) -> str:
             [
                 name,
                 f"{found['none']['share']:.4f}",
-                f"{found['gradient']['share']:.4f}",
+                f"{found['gradient']['share']:.1e}",
                 f"{found['update']['share']:.1e}",
                 f"{found['gradient']['share'] / found['none']['share']:.0%}",
             ]

@@ -27,7 +27,11 @@ _SECTION = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(\n<!-- end -->)"
 def leak_section(record: Mapping[str, Any]) -> str:
     """Both gates' tables."""
     config = record["config"]
-    where = f"{config['pairs']} pairs, k = {config['k']}, layers {', '.join(map(str, config['layers']))}"
+    direction = record["direction"]
+    where = (
+        f"{config['pairs']} pairs, layers {', '.join(map(str, config['layers']))}: {direction['rows']} rows for "
+        f"{direction['parameters']} weights"
+    )
     settings = "; ".join(
         f"{name}: {', '.join(f'{key} {value}' for key, value in kwargs.items())}"
         for name, kwargs in config["optimizers"].items()
