@@ -312,6 +312,10 @@ def test_a_direction_for_another_model_is_an_error(folder: Path) -> None:
 def test_directions_without_a_common_parameter_cannot_be_compared(folder: Path, tmp_path: Path) -> None:
     HackDirection.from_gradients({"w": torch.randn(3, 4, 4)}, chart="dense", k=2).save(tmp_path / "w.safetensors")
     assert "share no parameter" in error_line(run("compare", folder / "d.safetensors", tmp_path / "w.safetensors"))
+    name = next(iter(HackDirection.load(folder / "d.safetensors").subspaces))
+    HackDirection.from_gradients({name: torch.randn(3, 4, 4)}, chart="dense", k=2).save(tmp_path / "other.safetensors")
+    shapes = error_line(run("compare", folder / "d.safetensors", tmp_path / "other.safetensors"))
+    assert f"{name} has the shapes (16, 16) and (4, 4)" in shapes
     HackDirection.empty().save(tmp_path / "empty.safetensors")
     assert "share no parameter" in error_line(run("compare", folder / "d.safetensors", tmp_path / "empty.safetensors"))
     assert "empty direction" in error_line(run("inspect", tmp_path / "empty.safetensors"))
@@ -370,3 +374,11 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_errors_show_their_origin_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVDPROJ_TRACEBACK", "1")
     assert isinstance(run("inspect", folder / "none.safetensors").exception, FileNotFoundError)
+
+
+def test_an_interrupted_command_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("svdproj.cli_commands.direction_table", interrupted)
+    assert run("inspect", folder / "d.safetensors").exit_code == 130

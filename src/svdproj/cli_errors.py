@@ -12,6 +12,9 @@ from types import ModuleType
 FAILURE = 2
 """Exit status of wrong usage, bad input and what is missing."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 TRACEBACK = "SVDPROJ_TRACEBACK"
 """Set this environment variable to see where an error comes from."""
 
@@ -30,6 +33,9 @@ def errors_in_one_line() -> Iterator[None]:
             yield
         except (UsageError, ValueError, OSError, ImportError, NotImplementedError, MemoryError) as error:
             fail(str(error) or type(error).__name__, error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None  # typer's own 1 would read as an answer
         except RuntimeError as error:
             # torch has no class of its own for a CPU that is out of memory, nor for most failures of a device.
             if "memory" not in str(error):

@@ -281,10 +281,23 @@ class HackDirection:
         )
 
     def overlap(self, other: HackDirection) -> dict[str, float]:
-        """Overlap of the subspaces for each parameter that both directions cover; 1 is the same span, 0 orthogonal."""
+        """Overlap of the subspaces for each parameter that both directions cover; 1 is the same span, 0 orthogonal.
+
+        Raises:
+            ValueError: a parameter has different shapes in the two.
+
+        Warns:
+            UserWarning: the two share no parameter.
+        """
         shared = [name for name in self.subspaces if name in other.subspaces]
         if not shared and len(self) and len(other):
             warnings.warn("the two directions share no parameter name", stacklevel=2)
+        for name in shared:
+            shapes = self.subspaces[name].chart.shape, other.subspaces[name].chart.shape
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"{name} has the shapes {shapes[0]} and {shapes[1]}: the directions are for different models"
+                )
         return {name: self.subspaces[name].overlap(other.subspaces[name]) for name in shared}
 
     def coverage(self, model: nn.Module | Iterable[tuple[str, Tensor]]) -> Coverage:
