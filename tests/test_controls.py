@@ -70,7 +70,11 @@ def test_random_rows_catch_their_share_of_any_fixed_gradient_half_of_it_one_side
 
 def test_ambient_rows_leave_the_chart(direction: HackDirection) -> None:
     ambient = random_direction(direction, 0, ambient=True)
-    assert direction.overlap(ambient)["0.weight"] < 0.2
+    chart = direction.subspaces["0.weight"].chart
+    rows = ambient.subspaces["0.weight"]
+    decoded = torch.stack([rows.chart.decode(row) for row in rows.rows])
+    # Unit rows in 480 dimensions have about 64/480 of their length squared in a chart of 64 coordinates, not all of it.
+    assert float(chart.encode(decoded).square().sum(-1).max()) < 0.5
     for basis in ambient.subspaces["0.weight"].chart.tensors.values():
         assert orthonormality_error(basis.mT) < 1e-5
 

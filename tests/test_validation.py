@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from svdproj import ContrastivePair, DenseChart, HackDirection, Scores, Validation
-from svdproj.readings import Reading, Readings
+from svdproj.batches import completion_sample
+from svdproj.readings import Reading, Readings, read_samples
 from svdproj.subspace import Subspace
 from svdproj.tokens import encode_completion
 from svdproj.validation import _pair_figures, verdict
@@ -99,9 +101,16 @@ def test_scores_do_not_depend_on_how_they_are_batched(
 def test_nulls_are_what_random_directions_score(direction: HackDirection, model: nn.Module, tokenizer: Any) -> None:
     completions = [(pair.prompt, pair.hack) for pair in FRESH[:3]]
     scores = direction.score(model, tokenizer, completions)
-    squares = [direction.random_like(seed).score(model, tokenizer, completions).cos.square() for seed in range(12)]
+    samples = [completion_sample(encode_completion(tokenizer, *each), "mean") for each in completions]
+    # The gradients are read once: two hundred random directions in the same charts see the same coordinates.
+    read = read_samples(direction.subspaces, model, samples, batch_size=3).by_parameter
+    squares = []
+    for seed in range(200):
+        drawn = direction.random_like(seed).subspaces
+        squares.append(Readings({n: replace(r, subspace=drawn[n]) for n, r in read.items()}).cosines.square())
     mean, error = torch.stack(squares).mean(0), torch.stack(squares).std(0) / math.sqrt(len(squares))
     assert bool(((mean - scores.chart_null_cos.square()).abs() < 4 * error).all())
+    assert bool((error < 0.1 * mean).all())
     assert bool((scores.null_cos < scores.chart_null_cos).all())
 
 
