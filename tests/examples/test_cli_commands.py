@@ -100,7 +100,7 @@ def test_a_finished_run_is_not_repeated_and_a_changed_one_is(finished: Path) -> 
 
 def test_extract_writes_a_direction_that_loads(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
-    rows = [{**PAIR, "prompt": f"say {i}", "hack": f"cheat {i}"} for i in range(6)]
+    rows = [{**PAIR, "prompt": f"say {i}", "hack": f"cheat {i}", "clean": f"honest {i}"} for i in range(6)]
     pairs.write_text("\n".join(map(json.dumps, rows)))
     result = invoke(
         "extract",
