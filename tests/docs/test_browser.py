@@ -38,26 +38,23 @@ const wide = [...document.body.querySelectorAll("*")].filter(each => each.getBou
 return ["page " + page.scrollWidth].concat(wide.slice(0, 5).map(each => each.tagName + "." + each.className));
 """
 READABLE = """
+const parse = colour => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
 const luminance = colour => {
-  const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const [r, g, b] = colour.slice(0, 3).map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
-const background = element => {
-  for (let each = element; each; each = each.parentElement) {
-    const colour = getComputedStyle(each).backgroundColor;
-    if (!/^rgba\\(.*, 0\\)$/.test(colour) && colour !== "transparent") return colour;
-  }
-  const canvas = document.body.appendChild(document.createElement("i"));
-  canvas.style.background = "Canvas"; // what lies below everything follows the page's colour scheme
-  const colour = getComputedStyle(canvas).backgroundColor;
-  canvas.remove();
-  return colour;
-};
+const canvas = document.body.appendChild(document.createElement("i"));
+canvas.style.background = "Canvas"; // what lies below everything follows the page's colour scheme
+const bottom = parse(getComputedStyle(canvas).backgroundColor);
+canvas.remove();
+// Tinted backgrounds let through what lies behind them.
+const background = element => element
+  ? over(parse(getComputedStyle(element).backgroundColor), background(element.parentElement)) : bottom;
 const root = document.querySelector(".md-content") || document.body;
 return [...root.querySelectorAll("p, li, td, h1")].filter(each => each.innerText && each.offsetParent).map(each => {
   const style = getComputedStyle(each);
-  const [a, b] = [luminance(style.color), luminance(background(each))].sort((x, y) => y - x);
+  const [a, b] = [luminance(over(parse(style.color), background(each))), luminance(background(each))].sort((x, y) => y - x);
   return [[...each.innerText].slice(0, 40).join(''), parseFloat(style.fontSize), (a + 0.05) / (b + 0.05)];
 });
 """
