@@ -19,7 +19,7 @@ SHELL_SECONDS = 120
 
 
 # The pages whose blocks take more than twenty seconds.
-SLOW = ("docs/guide/tour.md",)
+SLOW = ("docs/guide/command-line.md", "docs/guide/tour.md")
 
 
 def _parameter(page: Path) -> Any:
