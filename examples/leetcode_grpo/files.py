@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from svdproj.files import replacing
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/svdproj`, or `~/.cache/svdproj`: models, warm starts and directions that can be made again."""
@@ -29,14 +31,8 @@ def digest(value: Mapping[str, Any]) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name beside `path`, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            file.write(text)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)  # temporary files are private; results are for reading
-    os.replace(file.name, path)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager

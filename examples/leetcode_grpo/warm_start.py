@@ -11,17 +11,19 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from examples.leetcode_grpo.files import cache_folder, digest, locked, new_folder
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.models import TINY, fetch_model, load_policy, no_progress_bars, policy_identity
+from examples.leetcode_grpo.models import TINY, fetch_model, load_policy, policy_identity
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.problems import Problem, load_problems, sample_pipeline
 from examples.leetcode_grpo.problems.loading import BUILTIN
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.tasks import Tasks
+from svdproj.progress import no_loading_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,7 +67,7 @@ def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device) 
             return str(folder)
         model, tokenizer = load_policy(source, device=device)
         fine_tune(model, tokenizer, preset, tasks, seed)
-        with new_folder(folder) as draft, no_progress_bars():
+        with new_folder(folder) as draft, no_loading_bars(transformers):
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
     return str(folder)

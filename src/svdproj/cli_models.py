@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from svdproj.cli_errors import UsageError, require
+from svdproj.progress import no_loading_bars
 
 # `from_pretrained` alone would retry for a minute where there is no network.
 _HUB_SECONDS = 10
@@ -29,7 +30,7 @@ def load_model(name: str, device: str, dtype: str) -> tuple[nn.Module, Any]:
     """
     transformers = require("transformers")
     offline = _offline(name)
-    with _plain_errors(name), _no_bars(transformers):
+    with _plain_errors(name), no_loading_bars(transformers):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=offline)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), local_files_only=offline)
     return model.to(_device(device)).eval(), tokenizer
@@ -115,16 +116,3 @@ def _plain_errors(name: str) -> Iterator[None]:
         raise UsageError(
             f"cannot load {name!r}: {reason}; give a causal language model that transformers can read"
         ) from error
-
-
-@contextmanager
-def _no_bars(transformers: Any) -> Iterator[None]:
-    """Silence a bar over weights that is full at once."""
-    logging = transformers.utils.logging
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()

@@ -1,9 +1,10 @@
-"""A progress bar, where one can be shown and somebody wants it."""
+"""Progress bars: one of our own where it can be shown and somebody wants it, none of those that tell nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -20,3 +21,20 @@ def progress_bar(
         return
     with tqdm(total=total, desc=description, unit=unit) as bar:
         yield bar.update
+
+
+@contextmanager
+def no_loading_bars(transformers: Any) -> Iterator[None]:
+    """Silence `transformers`' bars over weights, which are full at once.
+
+    Args:
+        transformers: the module, which only those who load models import.
+    """
+    logging = transformers.utils.logging
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

@@ -8,7 +8,6 @@ trainer makes and also resumes with a refreshed direction.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -252,6 +251,4 @@ class ProjectionCallback(TrainerCallback):
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         if optimizer is None or not state.is_world_process_zero or not folder.is_dir():
             return
-        draft = folder / f"{DIRECTION_FILE}.tmp"
-        optimizer.direction.save(draft)
-        os.replace(draft, folder / DIRECTION_FILE)
+        optimizer.direction.save(folder / DIRECTION_FILE)
