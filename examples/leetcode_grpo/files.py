@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from svdproj.files import replacing
-
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/svdproj`, or `~/.cache/svdproj`: models, warm starts and directions that can be made again."""
@@ -30,6 +28,8 @@ def digest(value: Mapping[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name beside `path`, then rename it."""
+    from svdproj.files import replacing  # svdproj brings torch, and help must not wait for that
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
