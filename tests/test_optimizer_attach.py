@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,15 +101,27 @@ def test_the_direction_can_be_replaced_and_its_state_saved() -> None:
     assert handle.direction.fingerprint == direction_for(model, seed=8).fingerprint
 
 
-def test_limit_a_deepcopy_is_not_projected() -> None:
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+def test_limit_a_copy_is_not_projected(copied: Callable[[Any], Any]) -> None:
     model, optimizer = make()
     direction = direction_for(model)
     attach(optimizer, direction, model, gate="two_sided")
-    twin, copied = copy.deepcopy((model, optimizer))
+    twin, other = copied((model, optimizer))
     before = copies(twin)
-    train(twin, copied, range(1))
+    train(twin, other, range(1))
     delta = twin.first.detach() - before["first"]
     assert offence(direction, "first", -delta, "two_sided") > 1e-3 * delta.norm()
+
+
+def test_limit_the_optimizers_checkpoint_knows_nothing_of_the_direction() -> None:
+    model, optimizer = make(dtype=torch.bfloat16)
+    handle = attach(optimizer, direction_for(model), model)
+    train(model, optimizer, range(1))
+    assert set(optimizer.state_dict()) == {"state", "param_groups"}
+    assert handle.state_dict()["direction"] == handle.direction.fingerprint
+    assert handle.state_dict()["rounding"] == 1
 
 
 def test_limit_a_step_that_raises_leaves_nothing_behind() -> None:
@@ -120,9 +134,29 @@ def test_limit_a_step_that_raises_leaves_nothing_behind() -> None:
 
     with pytest.raises(FloatingPointError):
         optimizer.step(closure)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.5)
     before = copies(model)
+    optimizer.step()  # without gradients
+    assert_same(before, copies(model))
     train(model, optimizer, range(1))
     assert_update_guarantee(model, before, direction, "one_sided")
+
+
+def test_a_failed_step_is_forgotten_when_the_direction_is_emptied() -> None:
+    model, optimizer = make()
+    handle = attach(optimizer, direction_for(model), model)
+    backward(model, 0)
+    betas, optimizer.param_groups[0]["betas"] = optimizer.param_groups[0]["betas"], None
+    with pytest.raises(TypeError):
+        optimizer.step()
+    optimizer.param_groups[0]["betas"] = betas
+    handle.set_direction(HackDirection.empty())
+    twin, bare = make()
+    train(model, optimizer, range(2))
+    train(twin, bare, range(2))
+    assert_same_training((twin, bare), (model, optimizer))
 
 
 def test_limit_a_fused_optimizers_skipped_step_is_counted() -> None:

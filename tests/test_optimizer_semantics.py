@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from svdproj import BilinearChart, DenseChart, DiagonalChart, HackDirection, ProjectedOptimizer, Subspace
+from svdproj import BilinearChart, DenseChart, DiagonalChart, HackDirection, ProjectedOptimizer, Subspace, attach
 from svdproj.projection import project
 from svdproj.projector import INERT_STEPS
 from tests.conformance.helpers import (
@@ -200,6 +200,19 @@ def test_nothing_projected_for_long_is_an_error() -> None:
         train(model, wrapped, range(1))
 
 
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_closures_do_not_hide_that_nothing_is_projected(space: str) -> None:
+    """Trainers that always pass a closure train everything but the covered parameter."""
+    model = Weights()
+    direction = HackDirection({"first": direction_for(model).subspaces["first"]})
+    model.first.requires_grad_(False)
+    wrapped = ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.01), direction, model, space=space)
+    for step in range(INERT_STEPS - 1):
+        wrapped.step(lambda step=step: backward(model, step))
+    with pytest.raises(RuntimeError, match="nothing is protected"):
+        wrapped.step(lambda: backward(model, 0))
+
+
 def test_one_projected_step_resets_the_count() -> None:
     model = Weights()
     wrapped = ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.01), direction_for(model), model)
@@ -322,6 +335,22 @@ def test_scalars_vectors_and_higher_tensors_are_covered() -> None:
     assert module.get_parameter("scalar") == before["scalar"]
 
 
+@pytest.mark.parametrize("make", [ProjectedOptimizer, attach])
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_parameters_get_no_hooks(space: str, make: Any) -> None:
+    """They would not fire on the shards of `fully_shard`, and would gate each micro-batch and each replica on its own."""
+    model = Weights()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    result = make(optimizer, direction_for(model), model, space=space)
+    train(model, result if make is ProjectedOptimizer else optimizer, range(1))
+    assert result.metrics()["svdproj/projected"] == 4
+    for p in model.parameters():
+        assert not p._backward_hooks
+        assert not p._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+    assert not model._backward_hooks
+    assert not model._backward_pre_hooks
+
+
 # --- a new direction
 
 
@@ -364,16 +393,26 @@ def test_purging_reaches_the_parameters_that_have_state_and_can_be_left_out() ->
 
 def test_the_projection_is_float32_under_autocast_and_leaves_the_settings() -> None:
     model, direction, wrapped = make()
-    matmul = torch.backends.mkldnn.matmul
-    matmul.fp32_precision = "bf16"
+    # Before torch 2.9 there is one switch for all backends.
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None:
+        torch.set_float32_matmul_precision("medium")
+    else:
+        matmul.fp32_precision = "bf16"
     try:
         before = copies(model)
         backward(model, 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             wrapped.step()
-        assert matmul.fp32_precision == "bf16"
+        if matmul is None:
+            assert torch.get_float32_matmul_precision() == "medium"
+        else:
+            assert matmul.fp32_precision == "bf16"
     finally:
-        matmul.fp32_precision = "none"
+        if matmul is None:
+            torch.set_float32_matmul_precision("highest")
+        else:
+            matmul.fp32_precision = "none"
     assert_update_guarantee(model, before, direction, "one_sided")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

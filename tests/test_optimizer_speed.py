@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from svdproj import ProjectedOptimizer
 from tests.conformance.helpers import Weights, assert_update_guarantee, backward, copies, direction_for, train
+from tests.test_routing import Split, gradients, routed
 
 # What makes the host wait for the device: reading a number, or asking where something is.
 _WAITING = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default", "aten.is_nonzero.default"}
@@ -34,7 +35,18 @@ def _operators(run: Callable[[], Any]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("space", ["gradient", "update"])
-@pytest.mark.parametrize("options", [{}, {"mode": "measure"}, {"preserve_norm": True}, {"write_back": "exact"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "measure"},
+        {"mode": "shrink"},
+        {"preserve_norm": True},
+        {"write_back": "exact"},
+        {"gate": "reverse", "overshoot": 1.5},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_never_waits_and_metrics_wait_once(space: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     model = Weights(dtype=dtype)
@@ -43,6 +55,16 @@ def test_a_step_never_waits_and_metrics_wait_once(space: str, options: dict[str,
     train(model, wrapped, range(1))
     backward(model, 1)
     assert not _WAITING & set(_operators(wrapped.step))
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_routing_never_waits(space: str) -> None:
+    model = Split()
+    wrapped = routed(model, torch.optim.SGD(model.parameters(), lr=0.01), space=space)
+    for step in range(2):
+        gradients(model, step)
+        assert not _WAITING & set(_operators(wrapped.step))
+    assert any(q.any() for q in model.quarantine.values()), "nothing was routed: the test would pass for nothing"
 
 
 @pytest.mark.parametrize("space", ["gradient", "update"])
@@ -91,7 +113,7 @@ def test_the_step_compiles_and_a_new_learning_rate_compiles_nothing(space: str) 
         return graph.forward
 
     compiled = torch.compile(optimizers[0].step, backend=backend)
-    warm = 0
+    warm = frames = 0
     for step in range(6):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"].fill_(0.01 / (step + 1))
@@ -102,7 +124,9 @@ def test_the_step_compiles_and_a_new_learning_rate_compiles_nothing(space: str) 
         if space == "update":
             assert_update_guarantee(model, before, direction, "one_sided")
         if step == 2:
-            warm = len(compilations)
+            warm, frames = len(compilations), torch._dynamo.utils.counters["frames"]["total"]
+    # Frames too: those of the wrapper itself hold no tensor operation, so that the backend hears nothing of them.
+    assert torch._dynamo.utils.counters["frames"]["total"] == frames > 0
     assert len(compilations) == warm > 0
     torch.testing.assert_close(dict(model.named_parameters()), dict(twin.named_parameters()))
     assert optimizers[0].metrics() == pytest.approx(optimizers[1].metrics(), rel=1e-3, abs=1e-6)

@@ -179,6 +179,8 @@ def test_too_few_prompts_are_called_that(direction: HackDirection, model: nn.Mod
     found = direction.validate(model, tokenizer, one_prompt, progress=False)
     assert (found.n_pairs, found.n_prompts) == (len(FRESH), 1)
     assert "too few prompts" in found.verdict
+    assert f"Validation on {len(FRESH)} pairs of 1 prompt: too few prompts" in str(found)
+    assert "t statistic                 undefined, p = 0.5" in str(found)
     assert math.isnan(found.halves_overlap)
 
 

@@ -22,7 +22,12 @@ from torch import Tensor
 
 @runtime_checkable
 class Chart(Protocol):
-    """What every chart offers; all tensors are float32 unless the chart was moved to another dtype."""
+    """What every chart offers; all tensors are float32 unless the chart was moved to another dtype.
+
+    Example:
+        >>> isinstance(DenseChart((2, 3)), Chart)
+        True
+    """
 
     kind: ClassVar[str]
 
@@ -122,6 +127,13 @@ class BilinearChart:
     Args:
         left: orthonormal columns, basis of the output side.
         right: orthonormal columns, basis of the input side.
+
+    Example:
+        >>> chart = BilinearChart(left=torch.eye(6)[:, :2], right=torch.eye(5)[:, :3])
+        >>> chart.encode(torch.ones(6, 5)).shape
+        torch.Size([6])
+        >>> chart.decode(torch.ones(6)).sum()
+        tensor(6.)
     """
 
     kind: ClassVar[str] = "bilinear"
@@ -177,6 +189,12 @@ class DiagonalChart:
     Args:
         u: left singular vectors, orthonormal columns.
         v: right singular vectors, orthonormal columns.
+
+    Example:
+        >>> W = torch.diag(torch.tensor([3.0, 2.0]))
+        >>> U, _, Vh = torch.linalg.svd(W)
+        >>> DiagonalChart(U, Vh.mT).encode(W)
+        tensor([3., 2.])
     """
 
     kind: ClassVar[str] = "diagonal"

@@ -1,36 +1,29 @@
 """The commands: extract, inspect, validate, compare.
 
 Standard output carries the result, as text or with `--json` as one JSON object; progress, warnings and errors go to
-standard error.
+standard error. What needs torch is imported by the command that runs: help and mistakes come at once.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svdproj._version import __version__
 from svdproj.cli_errors import UsageError, errors_in_one_line
-from svdproj.cli_figures import heat_maps
-from svdproj.cli_models import load_model, load_skeleton
-from svdproj.coverage import listing
-from svdproj.direction import HackDirection
-from svdproj.inspection import (
-    describe,
-    direction_table,
-    overlap_table,
-    random_overlaps,
-    row_energy_shares,
-)
-from svdproj.layers import mean
-from svdproj.metadata import Energy, plain
+from svdproj.files import check_writable
 from svdproj.pairs import ContrastivePair
+
+if TYPE_CHECKING:
+    from svdproj.coverage import Coverage
+    from svdproj.direction import HackDirection
 
 NOT_BETTER = 1
 """Exit status of `validate` for a direction that is not better than random."""
@@ -105,6 +98,11 @@ def extract(
     """Fit a direction to contrastive pairs, and save it."""
     _check_folder(out)
     chosen = _read_pairs(pairs, tag, without_tag)
+
+    from svdproj.cli_models import load_model
+    from svdproj.direction import HackDirection
+    from svdproj.inspection import describe
+
     policy, tokenizer = load_model(model, device, dtype)
     wanted = targets or ["all-linear"]
     direction = HackDirection.fit(
@@ -138,10 +136,15 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a direction: provenance, spectrum, energy and coverage by layer."""
+    from svdproj.cli_figures import heat_maps
+    from svdproj.direction import HackDirection
+    from svdproj.inspection import describe, direction_table, row_energy_shares
+    from svdproj.metadata import Energy
+
     found = HackDirection.load(direction)
     if not len(found):
         raise UsageError(f"{direction} is the empty direction, there is nothing to show")
-    coverage = found.coverage(load_skeleton(model)) if model is not None else None
+    coverage = _coverage(found, model) if model is not None else None
     if png is not None:
         energies = {name: found.metadata.energy_by_parameter.get(name, Energy()) for name in found.subspaces}
         shares = row_energy_shares(found)
@@ -184,6 +187,9 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Ask whether a direction tells hack from clean on held-out pairs, better than a random one. If not: exit status 1."""
+    from svdproj.cli_models import load_model
+    from svdproj.direction import HackDirection
+
     found = HackDirection.load(direction)
     chosen = _read_pairs(pairs, tag, without_tag)
     held_out = chosen if all_pairs else found.held_out(chosen)
@@ -215,6 +221,12 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Overlap of two directions by layer: 1 is the same span, and random rows are shown beside it."""
+    from svdproj.cli_figures import heat_maps
+    from svdproj.coverage import listing
+    from svdproj.direction import HackDirection
+    from svdproj.inspection import overlap_table, random_overlaps
+    from svdproj.layers import mean
+
     a, b = HackDirection.load(first), HackDirection.load(second)
     shared = [name for name in a.subspaces if name in b.subspaces]
     if not shared:
@@ -259,6 +271,17 @@ def _read_pairs(path: Path, tags: list[str] | None, without: list[str] | None) -
     return ContrastivePair.select(ContrastivePair.load(path), tags or (), without or ())
 
 
+def _coverage(direction: HackDirection, model: str) -> Coverage:
+    from svdproj.cli_models import load_skeleton
+    from svdproj.coverage import check_fit
+
+    skeleton = load_skeleton(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is missing of the model, the coverage itself says
+        check_fit(direction, skeleton.named_parameters())
+    return direction.coverage(skeleton)
+
+
 def _check_folder(path: Path) -> None:
     """Before an hour of work rather than after it."""
     if not path.parent.is_dir():
@@ -267,7 +290,10 @@ def _check_folder(path: Path) -> None:
         raise UsageError(
             f"cannot write {path}: it is a folder; name a file in it, such as {path / 'direction.safetensors'}"
         )
+    check_writable(path)
 
 
 def _print_json(record: dict[str, Any]) -> None:
+    from svdproj.metadata import plain
+
     typer.echo(json.dumps(plain(record), indent=2, allow_nan=False))

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 
 FAILURE = 2
@@ -56,20 +57,18 @@ def one_line(message: str) -> str:
     return "error: " + " ".join(message.split())
 
 
-def require(module: str) -> ModuleType:
-    """Import a module of the extra `cli`.
+def require(module: str, extra: str = "cli") -> ModuleType:
+    """Import a module that an optional extra provides.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: it is not installed; the message names the extra.
     """
-    import importlib
-
     try:
-        return importlib.import_module(module)
+        return import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise UsageError(f"this needs {error.name}; run: pip install 'svdproj[cli]'") from None
+        raise UsageError(f"this needs {error.name}; run: pip install 'svdproj[{extra}]'") from None
 
 
 def _show_warning(

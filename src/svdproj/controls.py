@@ -47,6 +47,11 @@ def random_direction(direction: HackDirection, seed: int, *, ambient: bool = Fal
         direction: whose parameters, charts and numbers of rows are taken.
         seed: the rows of a parameter depend on it and on the parameter's name.
         ambient: draw the charts' bases too.
+
+    Example:
+        >>> direction = HackDirection.from_gradients({"weight": torch.randn(12, 16, 16)}, k=3, noise_floor=0.0)
+        >>> random_direction(direction, seed=0).subspaces["weight"].k
+        3
     """
     if not ambient:
         return direction.random_like(seed)
@@ -79,6 +84,11 @@ def matched_random_direction(
 
     Warns:
         UserWarning: a chart has fewer coordinates than rows are needed, so that even all of it removes less.
+
+    Example:
+        >>> direction = HackDirection.from_gradients({"weight": torch.randn(12, 16, 16)}, k=3, noise_floor=0.0)
+        >>> matched_random_direction(direction, seed=0, ratio=4.0).subspaces["weight"].k
+        12
     """
     short = []
     matched = {}
@@ -115,6 +125,11 @@ def placebo_direction(
 
     Raises:
         ValueError: as from `placebo_pairs` and `HackDirection.fit`.
+
+    Example:
+        >>> placebo = placebo_direction(model, tokenizer, pairs, k=24)  # doctest: +SKIP
+        >>> placebo.metadata.control  # doctest: +SKIP
+        'clean against clean (placebo)'
     """
     fitted = HackDirection.fit(model, tokenizer, placebo_pairs(pairs, seed), seed=seed, **options)
     return replace(fitted, metadata=replace(fitted.metadata, control="clean against clean (placebo)"))
@@ -136,6 +151,11 @@ def shrinkage(
 
     Raises:
         ValueError: as from `ProjectedOptimizer`; `mode` or `preserve_norm` is given.
+
+    Example:
+        >>> model = torch.nn.Linear(16, 16)
+        >>> direction = HackDirection.from_gradients({"weight": torch.randn(12, 16, 16)}, k=3, noise_floor=0.0)
+        >>> optimizer = shrinkage(torch.optim.AdamW(model.parameters()), direction, model)
     """
     for name in ("mode", "preserve_norm"):
         if name in options:

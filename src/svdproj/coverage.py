@@ -26,6 +26,13 @@ class Coverage:
         total: number of elements of the model.
         direction_bytes: memory of the direction's rows and bases, in bytes, for the matched parameters.
         weight_bytes: memory of the covered weights, in bytes.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 4)
+        >>> direction = HackDirection.from_gradients({"weight": torch.randn(6, 4, 8)}, k=2)
+        >>> coverage = direction.coverage(model)
+        >>> coverage.matched, f"{coverage.parameters} of {coverage.total}"
+        (('weight',), '32 of 36')
     """
 
     matched: tuple[str, ...]

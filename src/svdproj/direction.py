@@ -85,7 +85,8 @@ class HackDirection:
             chart_rank: columns of each basis, at most.
             k: rows for each parameter, at most; never more than there are fitting pairs.
             noise_floor: share, by count, of the lowest singular values of all parameters that is dropped.
-            loss: `"mean"` over a completion's tokens, or their `"sum"`.
+            loss: `"mean"` over a completion's tokens, as in GRPO (arXiv:2402.03300), or their `"sum"`, as in Dr. GRPO
+                (arXiv:2503.20783).
             holdout: share of the prompts held out.
             batch_size: pairs to a batch.
             seed: of the split and the sketches; global random state is not touched.

@@ -88,9 +88,10 @@ def fit_model(
     fitted, held_out = split_by_prompt([prompt_key(pair.prompt) for pair in pairs], options.holdout, generator)
 
     sketched = options.chart == "bilinear" and options.basis == "gradient"
-    with undisturbed(model), full_float32(next(model.parameters()).device.type):
-        shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
+    # The bar stands before the first forwards: with long completions on a CPU they take a minute.
     with progress_bar(len(fitted) * sketched + len(pairs), progress) as on_batch:
+        with undisturbed(model), full_float32(next(model.parameters()).device.type):
+            shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
 
         def passes(chosen: Sequence[int], visit: Visitor) -> None:
             some = [samples[i] for i in chosen]

@@ -19,6 +19,14 @@ class Attached:
     """What `attach` returns; the projection lasts until `remove`.
 
     `state_dict` and `load_state_dict` are the projection's own part of a checkpoint (the optimizer's holds none of it).
+
+    Example:
+        >>> model = torch.nn.Linear(8, 4)
+        >>> direction = HackDirection.from_gradients({"weight": torch.randn(6, 4, 8)}, k=2)
+        >>> handle = attach(torch.optim.AdamW(model.parameters()), direction, model)
+        >>> len(handle.direction)
+        1
+        >>> handle.remove()
     """
 
     def __init__(self, optimizer: Optimizer, projector: Projector) -> None:

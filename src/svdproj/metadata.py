@@ -31,6 +31,14 @@ class Energy:
         rows_held_out: share inside the rows, on the pairs held out.
         chart_random: what charts of random bases of the same size catch in the mean.
         rows_random: what random rows in the whole space catch in the mean.
+
+    Example:
+        >>> direction = HackDirection.from_gradients(
+        ...     {"weight": torch.randn(6, 4, 8)}, chart="dense", k=6, noise_floor=0.0
+        ... )
+        >>> energy = direction.metadata.energy_by_parameter["weight"]
+        >>> round(energy.rows, 3), round(energy.rows_random, 3)  # six rows hold all of six pairs, and 6/32 of anything
+        (1.0, 0.188)
     """
 
     chart: float = float("nan")
@@ -70,6 +78,11 @@ class DirectionMetadata:
         halves_overlap: overlap of the rows that two halves of the fitted pairs give, in the mean over parameters.
         halves_overlap_random: the same for random rows in the charts.
         validation: figures on held-out pairs, under the names of `Validation`; empty without any.
+
+    Example:
+        >>> direction = HackDirection.from_gradients({"weight": torch.randn(6, 4, 8)}, k=2)
+        >>> direction.metadata.chart, direction.metadata.k, direction.metadata.svdproj_version == __version__
+        ('bilinear', 2, True)
     """
 
     format_version: int = FORMAT_VERSION

@@ -18,19 +18,30 @@ _EXACT_FRAMES = 256
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
-    """A parameter's own source of random numbers on the CPU: what it draws depends on no other parameter."""
+    """A parameter's own source of random numbers on the CPU: what it draws depends on no other parameter.
+
+    Example:
+        >>> generator_for(0, "layer.weight").initial_seed() == generator_for(0, "layer.weight").initial_seed()
+        True
+    """
     return torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
 
 
 def random_frames(
     shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "*batch n k"]:
-    """Orthonormal columns, uniformly random (Haar measure: QR of Gaussians), in float64.
+    """Orthonormal columns, uniformly random (Haar measure: QR of Gaussians, after Mezzadri, 2007, arXiv:math-ph/0609050), in
+    float64.
 
     Args:
         shape: `(*batch, n, k)` with `k <= n`.
         generator: source of randomness, on the CPU, so that every device gets the same frames but for rounding.
         device: where the work is done.
+
+    Example:
+        >>> frames = random_frames((5, 2), generator_for(0, "example"))
+        >>> torch.allclose(frames.mT @ frames, torch.eye(2, dtype=torch.float64))
+        True
     """
     gaussian = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
     q, r = torch.linalg.qr(gaussian)
@@ -49,6 +60,10 @@ def expected_energy(k: int, n: int, *, one_sided: bool = False) -> float:
 
     Raises:
         ValueError: `k` is not within `0 … n`, or `n` is not positive.
+
+    Example:
+        >>> expected_energy(24, 96), expected_energy(24, 96, one_sided=True)
+        (0.25, 0.125)
     """
     if not 0 <= k <= n or n < 1:
         raise ValueError(f"a subspace of {k} dimensions does not fit into {n}")
@@ -87,6 +102,11 @@ def sample_energy(k: int, n: int, samples: int, generator: torch.Generator) -> F
 
     Raises:
         ValueError: the subspace is empty or is the whole space, where there is nothing to draw.
+
+    Example:
+        >>> shares = sample_energy(24, 96, samples=2000, generator=generator_for(0, "example"))
+        >>> round(float(shares.mean()), 2)
+        0.25
     """
     if not 0 < k < n:
         raise ValueError(f"sampling needs 0 < k < n, got k={k}, n={n}")
@@ -106,6 +126,10 @@ def sample_coefficients(
         k: rows to a subspace.
         draws: number of random subspaces.
         generator: source of randomness, on the CPU.
+
+    Example:
+        >>> sample_coefficients(torch.eye(8)[:3], k=2, draws=5, generator=generator_for(0, "example")).shape
+        torch.Size([5, 3, 2])
     """
     coordinates = coordinates.double().cpu()
     samples, m = coordinates.shape

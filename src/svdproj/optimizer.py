@@ -84,7 +84,8 @@ class ProjectedOptimizer(Optimizer):
         write_back: WriteBack = "auto",
         quarantine: Mapping[str, Tensor] | None = None,
     ) -> None:
-        # Optimizer.__init__ is not called: it would make a second set of groups and state beside the inner optimizer's.
+        # Optimizer.__init__ is not called: it would make a second set of groups and state beside the inner optimizer's, and
+        # wrap `step` once more, so that the global hooks, which the inner step runs, would run twice.
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         self.options = ProjectionOptions(space, gate, mode, overshoot, preserve_norm, write_back)
@@ -158,10 +159,6 @@ class ProjectedOptimizer(Optimizer):
         for post_hook in self._optimizer_step_post_hooks.values():
             post_hook(self, args, kwargs)
         return loss
-
-    # Optimizer's constructor would wrap `step` once more, and the global hooks, which the inner step runs, would run
-    # twice.
-    step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         if not len(self.direction):

@@ -30,6 +30,14 @@ def placebo_pairs(pairs: Sequence[ContrastivePair], seed: int = 0) -> list[Contr
 
     Raises:
         ValueError: there are no two different clean completions.
+
+    Example:
+        >>> pairs = [
+        ...     ContrastivePair("Sort xs.", hack, clean)
+        ...     for hack, clean in (("pass", "sorted(xs)"), ("ok", "xs.sort()"))
+        ... ]
+        >>> sorted({placebo_pairs(pairs)[0].hack, placebo_pairs(pairs)[0].clean})
+        ['sorted(xs)', 'xs.sort()']
     """
     generator = torch.Generator().manual_seed(seed)
     answers: dict[str, list[str]] = {}

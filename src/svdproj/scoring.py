@@ -31,6 +31,11 @@ class Scores:
         signed: sum of all coefficients over the gradient's norm; ranks completions from clean to hack.
         null_cos: `cos` of random rows in the whole space.
         chart_null_cos: `cos` of random rows in the charts.
+
+    Example:
+        >>> scores = direction.score(model, tokenizer, [("Sort xs.", "def run_tests(): pass")])  # doctest: +SKIP
+        >>> scores.cos / scores.chart_null_cos  # doctest: +SKIP
+        tensor([4.1])
     """
 
     cos: Float[Tensor, "samples"]

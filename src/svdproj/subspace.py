@@ -23,6 +23,11 @@ class Subspace:
         chart: maps the parameter's gradient to coordinates.
         rows: orthonormal rows.
         singular_values: how strongly the pairs point along each row, in units of the gradient, descending.
+
+    Example:
+        >>> subspace = Subspace(DenseChart((2, 2)), rows=torch.eye(4)[:1], singular_values=torch.ones(1))
+        >>> subspace.coefficients(torch.tensor([[5.0, 1.0], [2.0, 3.0]]))
+        tensor([5.])
     """
 
     chart: Chart

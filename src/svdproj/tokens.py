@@ -23,6 +23,10 @@ class Encoded:
     Args:
         ids: prompt and completion.
         prompt_length: how many of them are the prompt.
+
+    Example:
+        >>> Encoded(ids=(5, 9, 2, 0), prompt_length=1).completion_length
+        3
     """
 
     ids: tuple[int, ...]
@@ -37,8 +41,17 @@ class Encoded:
 def encode_completion(tokenizer: Any, prompt: Prompt, completion: str) -> Encoded:
     """Token ids of a prompt and its completion, closed by the end-of-sequence token where the tokenizer has one.
 
+    Args:
+        tokenizer: of `transformers`, or one like it.
+        prompt: text, or chat messages for the tokenizer's chat template.
+        completion: what follows.
+
     Raises:
         ValueError: a chat prompt without a chat template; a completion without a token.
+
+    Example:
+        >>> encode_completion(tokenizer, "Sort xs.", "return sorted(xs)").completion_length  # doctest: +SKIP
+        6
     """
     prompt_ids = _prompt_ids(tokenizer, prompt)
     completion_ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
@@ -53,9 +66,17 @@ def encode_completion(tokenizer: Any, prompt: Prompt, completion: str) -> Encode
 def encode_pair(tokenizer: Any, pair: ContrastivePair, max_length: int | None = None) -> tuple[Encoded, Encoded]:
     """The hack and the clean side of a pair as token ids.
 
+    Args:
+        tokenizer: of `transformers`, or one like it.
+        pair: to be encoded.
+        max_length: the model's context in tokens; None for any length.
+
     Raises:
         ValueError: a chat prompt without a chat template, or one that the template refuses; two sides of the same
             tokens; a side longer than the model's context.
+
+    Example:
+        >>> hack, clean = encode_pair(tokenizer, pair, max_length=2048)  # doctest: +SKIP
     """
     name = f"pair {pair.id!r}" if pair.id else f"the pair with the prompt {prompt_key(pair.prompt)[:40]!r}"
     try:
@@ -80,9 +101,17 @@ class LengthStatistics:
     """How long the two sides of some pairs are, in tokens of the completion.
 
     Args:
-        hack_median, clean_median: medians of each side.
+        hack_median: median of the hack completions.
+        clean_median: likewise of the clean ones.
         ratio: median over pairs of the hack's length over the clean one's.
-        hack_longer, clean_longer: shares of the pairs in which that side is the longer one.
+        hack_longer: share of the pairs in which the hack is the longer one.
+        clean_longer: likewise for the clean side.
+
+    Example:
+        >>> LengthStatistics(
+        ...     hack_median=20.0, clean_median=12.0, ratio=1.7, hack_longer=1.0, clean_longer=0.0
+        ... ).longer_side
+        'hack'
     """
 
     hack_median: float
@@ -102,7 +131,13 @@ class LengthStatistics:
 
 
 def length_statistics(pairs: Sequence[tuple[Encoded, Encoded]]) -> LengthStatistics:
-    """Lengths of the sides of pairs, at least one, that `encode_pair` made."""
+    """Lengths of the sides of pairs, at least one, that `encode_pair` made.
+
+    Example:
+        >>> short, long = Encoded((1, 2, 3), prompt_length=1), Encoded((1, 2, 3, 4, 5), prompt_length=1)
+        >>> length_statistics([(long, short)] * 4).longer_side
+        'hack'
+    """
     lengths = [(hack.completion_length, clean.completion_length) for hack, clean in pairs]
     return LengthStatistics(
         hack_median=float(median(hack for hack, _ in lengths)),

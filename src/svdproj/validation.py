@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import Any
 
 import torch
@@ -56,6 +57,11 @@ class Validation:
         n_fitted: pairs whose prompt the direction was fitted on; the figures flatter it there.
         coefficients: for each pair the sum of all coefficients of `D`, in units of the gradient.
         scores: for each pair the same over the norm of `D`.
+
+    Example:
+        >>> validation = direction.validate(model, tokenizer, direction.held_out(pairs))  # doctest: +SKIP
+        >>> print(validation.verdict)  # doctest: +SKIP
+        better than random
     """
 
     sign_accuracy: float
@@ -99,12 +105,17 @@ class Validation:
 
     def __str__(self) -> str:
         lines = [
-            f"Validation on {self.n_pairs} pairs of {self.n_prompts} prompts: {self.verdict}",
+            f"Validation on {_counted(self.n_pairs, 'pair')} of {_counted(self.n_prompts, 'prompt')}: {self.verdict}",
             f"  pairs that point hack-ward  {self.sign_accuracy:.1%}  (chance 50 %; 5 % of random directions reach "
             f"{self.random_sign_accuracy:.1%})",
             f"  AUROC of completions        {self.auroc:.3f}  (chance 0.5; 5 % of random directions reach {self.random_auroc:.3f})",
-            f"  t statistic                 {self.t_statistic:.2f}, p = {self.p_value:.2g} by sign flips of prompts  "
-            f"(5 % of random directions reach {self.random_t_statistic:.2f})",
+            "  t statistic                 "
+            + (
+                f"{self.t_statistic:.2f}, p = {self.p_value:.2g} by sign flips of prompts  "
+                f"(5 % of random directions reach {self.random_t_statistic:.2f})"
+                if not isnan(self.t_statistic)
+                else f"undefined, p = {self.p_value:.2g} by sign flips of prompts"
+            ),
             f"  cosine                      {self.cos:.4f}  (random {self.null_cos:.4f} in the whole space, "
             f"{self.chart_null_cos:.4f} in the charts; p = {self.random_p_value:.2g})",
         ]
@@ -118,6 +129,10 @@ class Validation:
                 "use held-out pairs"
             )
         return "\n".join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def verdict(figures: Mapping[str, float]) -> str:

@@ -108,13 +108,13 @@ def test_schedule_free_trains_the_same_and_its_training_weights_stay_out(kind: s
     projected = ProjectedOptimizer(make(projected_model.parameters(), lr=0.01), direction, projected_model)
     for optimizer in (bare, wrapped, projected):
         optimizer.train()
-    for step in range(3):
+    warm_up = 5 if kind == "RAdamScheduleFree" else 0  # steps that move nothing
+    for step in range(warm_up + 3):
         train(bare_model, bare, range(step, step + 1))
         train(model, wrapped, range(step, step + 1))
         before = copies(projected_model)
         train(projected_model, projected, range(step, step + 1))
-        # RAdam warms up without a step.
-        assert_update_guarantee(projected_model, before, direction, "one_sided", moved=kind != "RAdamScheduleFree")
+        assert_update_guarantee(projected_model, before, direction, "one_sided", moved=step >= warm_up)
     wrapped.eval()
     assert not inner.param_groups[0]["train_mode"]
     bare.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers
 from torch.optim import lr_scheduler
 
 from svdproj import HackDirection, ProjectedOptimizer
+from svdproj.projector import INERT_STEPS
 from tests.conformance.helpers import (
     Weights,
     assert_same,
@@ -109,6 +111,46 @@ def test_a_closure_is_projected_and_its_loss_comes_back(space: str) -> None:
         assert torch.equal(loss, expected)
     assert_same_training((with_closure, first), (without, second))
     assert first.metrics() == second.metrics()
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float32, None), (torch.float32, {"mode": "measure"}), (torch.bfloat16, {"write_back": "exact"})],
+    ids=["empty", "measure", "masters"],
+)
+def test_the_loss_comes_back_whatever_is_done_with_the_step(
+    space: str, dtype: torch.dtype, options: dict[str, Any] | None
+) -> None:
+    model = Weights(dtype=dtype)
+    direction = HackDirection.empty() if options is None else direction_for(model)
+    inner = torch.optim.SGD(model.parameters(), lr=0.01)
+    wrapped = ProjectedOptimizer(inner, direction, model, space=space, **(options or {}))
+    losses: list[torch.Tensor] = []
+
+    def closure() -> torch.Tensor:
+        losses.append(backward(model, 0))
+        return losses[-1]
+
+    assert wrapped.step(closure) is losses[0]
+    assert len(losses) == 1
+
+
+@pytest.mark.parametrize("write_back", ["auto", "exact"])
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_a_closure_that_leaves_no_gradient_changes_nothing(space: str, write_back: str) -> None:
+    """Whether there will be gradients is not known before it is called; counters, noise and report stay as they were."""
+    model = Weights(dtype=torch.bfloat16)
+    inner = torch.optim.AdamW(model.parameters(), lr=0.01)
+    wrapped = ProjectedOptimizer(inner, direction_for(model), model, space=space, write_back=write_back)
+    wrapped.step(lambda: backward(model, 0))
+    before, state, metrics = copies(model), copy.deepcopy(wrapped.state_dict()), wrapped.metrics()
+    for _ in range(INERT_STEPS + 1):
+        wrapped.step(wrapped.zero_grad)
+    assert_same(before, copies(model))
+    assert_same(state, wrapped.state_dict())
+    assert wrapped.metrics() == metrics
+    assert metrics["svdproj/projected"] == 4
 
 
 def test_gradient_space_projects_at_every_evaluation_of_a_closure() -> None:

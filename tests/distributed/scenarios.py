@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from svdproj import HackDirection, ProjectedOptimizer
 from tests.conformance.helpers import assert_update_guarantee, direction_for
@@ -51,10 +51,14 @@ def _mine(x: Tensor) -> Tensor:
     return x.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, whole: bool = False) -> None:
+def _backward(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, whole: bool = False) -> None:
     optimizer.zero_grad()
     x = _batch(step, next(model.parameters()).dtype)
     model(x if whole else _mine(x)).backward()
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, whole: bool = False) -> None:
+    _backward(model, optimizer, step, whole)
     optimizer.step()
 
 
@@ -87,20 +91,32 @@ def _assert_ranks_agree(weights: dict[str, Tensor]) -> None:
         assert torch.equal(both[0], both[1]), name
 
 
-@contextmanager
-def _counted() -> Iterator[list[int]]:
-    """Sizes of the all-reduces that svdproj asks for (with replicas of shards, FSDP2 has some of its own)."""
-    sizes: list[int] = []
-    original = dist.all_reduce
+class _Traffic(TorchDispatchMode):
+    """The collective operations that a step asks for, of every kind, with the number of elements that each takes.
 
-    def counting(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if sys._getframe(1).f_globals["__name__"].startswith("svdproj"):
-            sizes.append(tensor.numel())
-        return original(tensor, *args, **kwargs)
+    The bare optimizers have none: gradients are reduced in the backward pass.
+    """
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dist, "all_reduce", counting)
-        yield sizes
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:
+            return NotImplemented  # to see what it asks for in turn
+        if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
+            tensors = [t for arg in args for t in (arg if isinstance(arg, list) else [arg]) if isinstance(t, Tensor)]
+            self.sizes.append((func.name(), sum(t.numel() for t in tensors)))
+        return func(*args, **(kwargs or {}))
+
+
+def _traffic(optimizer: ProjectedOptimizer) -> list[int]:
+    """Sizes of the all-reduces of one step and of asking for its metrics, which are to be all of its communication."""
+    with _Traffic() as traffic:
+        optimizer.step()
+        optimizer.metrics()
+    assert {name for name, _ in traffic.sizes} <= {"c10d::allreduce_"}, traffic.sizes
+    return [size for _, size in traffic.sizes]
 
 
 def _compare(
@@ -113,10 +129,8 @@ def _compare(
     last: dict[str, float] = {}
     for step in range(4):
         before = _full(model)
-        with _counted() as sizes:
-            _step(model, optimizer, step)
-            optimizer.metrics()
-        assert len(sizes) == all_reduces, sizes
+        _backward(model, optimizer, step)
+        assert len(sizes := _traffic(optimizer)) == all_reduces, sizes
         _step(reference, single, step, whole=True)
         torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
         shown, expected = optimizer.metrics(), single.metrics()
@@ -167,6 +181,18 @@ def fsdp2(kind: str, **options: Any) -> None:
     _compare(model, optimizer, all_reduces=1, lagging=True, options=options, kind=kind)
 
 
+def empty_shards_may_begin_past_the_end() -> None:
+    """As older torch says of the ranks that get nothing, from four ranks on."""
+
+    def past_the_end(*args: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        shape, offset = compute_local_shape_and_global_offset(*args)
+        return shape, tuple(start if length else start + 3 for length, start in zip(shape, offset, strict=True))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svdproj.plan.compute_local_shape_and_global_offset", past_the_end)
+        fsdp2("SGD")
+
+
 def fsdp2_traffic() -> None:
     """One all-reduce of Σ(k + 2) floats, and as many again for the residual that rides along."""
     model = Net()
@@ -176,10 +202,9 @@ def fsdp2_traffic() -> None:
     rows = max(subspace.k for subspace in direction.subspaces.values())
     once = len(direction) * (rows + 2)
     for step, expected in enumerate((once, 2 * once, 2 * once)):
-        with _counted() as sizes:
-            _step(model, optimizer, step)
-        assert len(sizes) == 1
-        assert sizes[0] <= expected
+        _backward(model, optimizer, step)
+        (size,) = _traffic(optimizer)
+        assert size <= expected
 
 
 def hsdp(shape: list[int]) -> None:
@@ -241,33 +266,44 @@ def tensor_parallel() -> None:
     mesh = init_device_mesh("cpu", (2,))
     parallelize_module(model, mesh, {"up": ColwiseParallel(), "mid": RowwiseParallel()})
     replicated = [model.mid.bias, *model.down.parameters()]
-    optimizer = ProjectedOptimizer(_optimizer(model, "SGD"), direction, model)
+    # Two-sided, so that something is removed from the replicas too, and twice as much if they were reduced.
+    optimizer = ProjectedOptimizer(_optimizer(model, "SGD"), direction, model, gate="two_sided")
     reference = Net()
-    single = ProjectedOptimizer(_optimizer(reference, "SGD"), direction, reference)
+    single = ProjectedOptimizer(_optimizer(reference, "SGD"), direction, reference, gate="two_sided")
     for step in range(3):
-        with _counted() as sizes:
-            _step(model, optimizer, step, whole=True)
-        assert len(sizes) == 1
+        _backward(model, optimizer, step, whole=True)
+        assert len(sizes := _traffic(optimizer)) == 1, sizes
         _step(reference, single, step, whole=True)
         torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
     assert {type(p) for p in replicated} <= {DTensor, nn.Parameter}
 
 
-def replicas_beside_uneven_shards() -> None:
-    """Uneven shards draw different amounts of rounding noise; replicated weights must not notice."""
+def _shards_and_replica() -> nn.Module:
+    """Two bfloat16 weights of one shape, one in uneven shards and one whole on each rank."""
     mesh = init_device_mesh("cpu", (2,))
     generator = torch.Generator().manual_seed(0)
     module = nn.Module()
     for name, placement in (("shards", Shard(0)), ("replica", Replicate())):
         whole = torch.randn(7, 5, generator=generator).bfloat16()
         module.register_parameter(name, nn.Parameter(distribute_tensor(whole, mesh, [placement])))
+    return module
+
+
+def _random_step(module: nn.Module, optimizer: ProjectedOptimizer, step: int) -> None:
+    generator = torch.Generator().manual_seed(100 + step)
+    for p in module.parameters():
+        grad = torch.randn(7, 5, generator=generator).bfloat16()
+        p.grad = distribute_tensor(grad, p.device_mesh, p.placements)  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def replicas_beside_uneven_shards() -> None:
+    """Uneven shards draw different amounts of rounding noise; replicated weights must not notice."""
+    module = _shards_and_replica()
     direction = direction_for(_whole(module), k=2, chart_rank=3)
     optimizer = ProjectedOptimizer(torch.optim.SGD(module.parameters(), lr=0.1), direction, module, gate="two_sided")
-    for _ in range(3):
-        for p in module.parameters():
-            grad = torch.randn(7, 5, generator=generator).bfloat16()
-            p.grad = distribute_tensor(grad, mesh, p.placements)  # type: ignore[attr-defined]
-        optimizer.step()
+    for step in range(3):
+        _random_step(module, optimizer, step)
     replica = module.get_parameter("replica")
     assert isinstance(replica, DTensor)
     _assert_ranks_agree({"replica": replica.to_local().detach().float()})
@@ -374,8 +410,7 @@ def sharded_checkpoint(folder: str, write_back: str) -> None:
         assert torch.equal(weight, _full(resumed[0])[name]), name
 
 
-def copies_and_state_dicts() -> None:
-    """A deepcopy of a wrapper on shards takes the same next step; its state dict holds the shards."""
+def state_dicts_hold_shards() -> None:
     model = Net()
     direction = direction_for(model, k=2, chart_rank=3)
     _shard(model)
@@ -386,6 +421,22 @@ def copies_and_state_dicts() -> None:
     assert all(isinstance(moment, DTensor) for moment in moments)
     optimizer.load_state_dict(state)
     _step(model, optimizer, 1)
+
+
+def copies_of_shards_take_the_same_next_step() -> None:
+    """A copy holds no process group, which cannot be copied. (`fully_shard` refuses copies of its modules.)"""
+    module = _shards_and_replica()
+    direction = direction_for(_whole(module), k=2, chart_rank=3)
+    inner = torch.optim.AdamW(module.parameters(), lr=0.02)
+    pair = module, ProjectedOptimizer(inner, direction, module)
+    _random_step(*pair, 0)
+    others = [copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))]
+    _random_step(*pair, 1)
+    for other in others:
+        _random_step(*other, 1)
+        for name, p in other[0].named_parameters():
+            assert torch.equal(p.full_tensor(), module.get_parameter(name).full_tensor()), name  # type: ignore[attr-defined]
+        assert other[1].metrics()["svdproj/cos_in"] == pair[1].metrics()["svdproj/cos_in"] > 0
 
 
 def routed_adapter(space: str) -> None:

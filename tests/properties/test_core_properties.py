@@ -121,11 +121,13 @@ def test_planted_rows_are_found_each_with_the_orientation_that_most_pairs_have(
     assert found.overlap(Subspace(DenseChart((40, 30)), planted.flatten(1), torch.ones(k))) > 0.99
     torch.testing.assert_close(found.singular_values, 2.0 ** -torch.arange(k), atol=0.01, rtol=0.05)
     for j, row in enumerate(planted):
-        votes = int(along[:, j].sign().sum())
-        hack_ward = votes if votes else float(along[:, j].mean())
+        votes, mean = int(along[:, j].sign().sum()), float(along[:, j].mean())
+        hack_ward = votes if votes else mean
+        # The noise may turn the vote of a pair that hardly points along the row, and the sign of a mean of next to nothing.
+        in_doubt = int((along[:, j].abs() < 2e-3).sum())
+        decided = abs(votes) > 2 * in_doubt if votes else not in_doubt and abs(mean) >= 1e-3
         cosine = float((found.decode(torch.eye(k)[j]) * row).sum()) * (1 if hack_ward > 0 else -1)
-        # A mean of next to nothing leaves the sign to the noise.
-        assert (abs(cosine) if abs(hack_ward) < 1e-3 else cosine) > 0.99
+        assert (cosine if decided else abs(cosine)) > 0.99
 
 
 @given(seeds, st.sampled_from(["dense", "bilinear"]))

@@ -17,7 +17,7 @@ class SVDScaleConfig(PeftConfig):
 
     `U` and `V` are the frozen singular vectors of the base weight. A fresh adapter is exactly the base model. For
     `get_peft_model(model, SVDScaleConfig())` and the `peft_config=` of TRL's trainers; importing `svdproj.adapters` is what
-    makes PEFT know it, also for loading a saved adapter.
+    makes PEFT know it, also for loading a saved adapter. Akin to SVFT (arXiv:2405.19597) with a diagonal of full rank.
 
     Args:
         target_modules: names of linear layers (suffixes), a regular expression, or `"all-linear"`: all but the output head.

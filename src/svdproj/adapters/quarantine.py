@@ -16,6 +16,8 @@ from svdproj.names import canonical_name
 def quarantine_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Canonical name of each `s` to the quarantine beside it: what `ProjectedOptimizer(quarantine=...)` takes.
 
+    The idea is that of gradient routing (Cloud et al., 2024, arXiv:2410.04332), without labels on the data.
+
     Args:
         model: a model with an adapter made by `SVDScaleConfig(quarantine=True)`.
 
@@ -68,6 +70,10 @@ def drop_quarantine(model: nn.Module) -> None:
 
     Raises:
         ValueError: the model has no quarantine.
+
+    Example:
+        >>> drop_quarantine(model)  # doctest: +SKIP
+        >>> model.save_pretrained("without-quarantine")  # doctest: +SKIP
     """
     with torch.no_grad():
         for parameter in quarantine_of(model).values():
@@ -88,6 +94,9 @@ def seed_quarantine(model: nn.Module, direction: HackDirection, scale: float) ->
 
     Raises:
         ValueError: no quarantine, or a direction that covers none of its parameters.
+
+    Example:
+        >>> seed_quarantine(model, direction, scale=3.0)  # doctest: +SKIP
     """
     quarantine = quarantine_of(model)
     covered = {name: subspace for name, subspace in direction.subspaces.items() if name in quarantine}

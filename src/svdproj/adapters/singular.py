@@ -30,6 +30,12 @@ _TOLERANCE = 1e-3
 def cache_folder() -> Path | None:
     """Where decompositions are kept: `$SVDPROJ_CACHE`, else `$XDG_CACHE_HOME/svdproj`, else `~/.cache/svdproj`; nowhere if
     `SVDPROJ_CACHE` is set and empty.
+
+    Example:
+        >>> import os
+        >>> os.environ["SVDPROJ_CACHE"] = "/scratch/svdproj"  # doctest: +SKIP
+        >>> cache_folder()  # doctest: +SKIP
+        PosixPath('/scratch/svdproj/svd')
     """
     if (chosen := os.environ.get("SVDPROJ_CACHE")) is not None:
         return Path(chosen).expanduser() / "svd" if chosen else None

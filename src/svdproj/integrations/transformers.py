@@ -116,7 +116,12 @@ def _quarantine_ablated(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def find_projected_optimizer(optimizer: Optimizer | None) -> ProjectedOptimizer | None:
-    """The `ProjectedOptimizer` behind what accelerate wrapped around it; None if there is none."""
+    """The `ProjectedOptimizer` behind what accelerate wrapped around it; None if there is none.
+
+    Example:
+        >>> find_projected_optimizer(torch.optim.SGD(torch.nn.Linear(2, 2).parameters())) is None
+        True
+    """
     while optimizer is not None and not isinstance(optimizer, ProjectedOptimizer):
         optimizer = getattr(optimizer, "optimizer", None)
     return optimizer
@@ -133,6 +138,11 @@ class ProjectionMixin:
         direction: the direction to stay out of.
         projection: options of `ProjectedOptimizer`, such as `{"mode": "measure"}`.
         **kwargs: the trainer's own.
+
+    Example:
+        >>> class ProjectedTrainer(ProjectionMixin, Trainer):  # doctest: +SKIP
+        ...     pass
+        >>> trainer = ProjectedTrainer(model, args, train_dataset=data, direction=direction)  # doctest: +SKIP
     """
 
     def __init__(
@@ -190,6 +200,10 @@ class ProjectionCallback(TrainerCallback):
 
     Raises:
         ValueError: `refresh_every` is not positive, or it is given without one of `pairs` and `refit`, or with both.
+
+    Example:
+        >>> callback = ProjectionCallback(refresh_every=100, pairs=[ContrastivePair("Sort xs.", "pass", "sorted(xs)")])
+        >>> trainer = ProjectedTrainer(model, args, callbacks=[callback], direction=direction)  # doctest: +SKIP
     """
 
     def __init__(
