@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/tables.py` finds the parts
 
 from benchmarks import leak, step_time
-from benchmarks.parts.records import RESULTS
+from benchmarks.parts.records import RESULTS, table
+from examples.leetcode_grpo.document import fill_parts
 from examples.leetcode_grpo.files import write_text
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
-_SECTION = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
 def leak_section(record: Mapping[str, Any]) -> str:
@@ -59,6 +58,27 @@ def step_section(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def grading_section(record: Mapping[str, Any]) -> str:
+    """Throughput beside its target and a plain interpreter for each program, and the wait for a batch."""
+    config = record["config"]
+    rows = [
+        [
+            found["source"],
+            str(found["n"]),
+            f"{found['per_second']:.1f}",
+            f"{found['target']:.0f}",
+            f"{found['per_cpu_second']:.1f}",
+            f"{found['plain']:.1f}",
+        ]
+        for found in record["throughput"]
+    ]
+    heads = ["completions", "graded", "a second", "target", "a second of CPU", "plain interpreter, a second"]
+    waits = ", ".join(f"{1e3 * found['batch']:.0f} ms with {found['workers']} workers" for found in record["latency"])
+    device = record["device"]
+    where = f"{device['machine']}, {device['cores']} cores, load {record['load']['before']:.1f} before; {config['workers']} workers"
+    return f"{table(heads, rows)}\n\n{where}. A batch of {record['latency'][0]['n']} easy completions takes {waits}."
+
+
 def _machine(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return f"{record['device']}, {versions}."
@@ -69,6 +89,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "step-gpu": ("step_time_h100_32x256.json", step_section),
     "step-gpu-grpo": ("step_time_h100_256x304.json", step_section),
     "step-cpu": ("step_time_cpu.json", step_section),
+    "grading": ("grading.json", grading_section),
 }
 
 
@@ -79,13 +100,13 @@ def filled(page: str) -> str:
         FileNotFoundError: a section's result is missing.
     """
 
-    def section(match: re.Match[str]) -> str:
-        if match["name"] not in SECTIONS:
-            return match[0]  # another script's
-        file, render = SECTIONS[match["name"]]
-        return f"{match[1]}\n{render(json.loads((RESULTS / file).read_text()))}\n{match[3]}"
+    def section(name: str) -> str | None:
+        if name not in SECTIONS:
+            return None  # another script's
+        file, render = SECTIONS[name]
+        return render(json.loads((RESULTS / file).read_text()))
 
-    return _SECTION.sub(section, page)
+    return fill_parts(page, "table", section)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

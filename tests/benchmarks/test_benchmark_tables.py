@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import leak, step_time, tables
+from benchmarks import leak, parallel, step_time, tables
 from benchmarks.parts.traffic import traffic
 
 
@@ -79,3 +81,17 @@ def test_traffic_counts_what_is_read_and_written_and_no_views() -> None:
     assert traffic(lambda: x + y)["bytes"] == 3 * x.nbytes
     assert traffic(lambda: torch._foreach_add_([x, x.clone()], 1.0))["operators"] == 2
     assert traffic(lambda: x @ y)["flops"] == 2 * 8**3
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    out = tmp_path / "parallel.json"
+    command = [sys.executable, "-m", "benchmarks.parallel", "--layers", "1", "--steps", "2", "--repeats", "1"]
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([*command, "--length", "8", "--out", str(out)], cwd=root, check=True, timeout=600)
+    results = json.loads(out.read_text())["results"]
+    for layout, reductions in (("ddp", 0), ("fsdp2", 1)):
+        wrapped = results[f"{layout}: {parallel.WAYS[1]}"]
+        assert wrapped["all_reduces"] == reductions
+        assert wrapped["metrics"]["svdproj/residual"] < 1e-5
+        assert wrapped["difference"] < 3 * results[f"{layout}: {parallel.WAYS[0]}"]["difference"]
