@@ -1,6 +1,16 @@
 """`python -m examples.leetcode_grpo`."""
 
-from examples.leetcode_grpo.cli import main
+import sys
+
+from examples.leetcode_grpo.errors import missing_package
 
 if __name__ == "__main__":
-    main()
+    try:
+        from examples.leetcode_grpo.cli import main
+
+        main()
+    except ModuleNotFoundError as error:
+        if (line := missing_package(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)

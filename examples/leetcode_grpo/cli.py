@@ -81,12 +81,18 @@ def run_command(
     device: Device = "auto",
     save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Repeat a run whose result is there already.")] = False,
+    completions: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Write so many rollouts of each step, for reading, to OUT/PRESET/ARM-seedSEED.completions.txt."
+        ),
+    ] = 0,
 ) -> None:
     """Train one arm from one seed; writes OUT/PRESET/ARM-seedSEED.json."""
     configured, chosen = _configured(preset, settings, model, problems, steps), get_arm(arm)
     from examples.leetcode_grpo.commands import train_command
 
-    train_command(configured, chosen, seed, out, device, save_every, overwrite)
+    train_command(configured, chosen, seed, out, device, save_every, overwrite, completions)
 
 
 @app.command("prepare", hidden=True)
@@ -186,11 +192,15 @@ def page_command(
     ),
     out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("docs/results.md"),
     figures: Annotated[bool, typer.Option(help="Draw the figures too, into figures/results beside the file.")] = True,
+    readme: Annotated[Path | None, typer.Option(help="A file whose marked parts are written too.")] = Path("README.md"),
 ) -> None:
-    """Write the documentation's page of results from the published files."""
-    from examples.leetcode_grpo.report import write_page
+    """Write the documentation's page of results, and the tables of the README, from the published files."""
+    from examples.leetcode_grpo.report import write_page, write_parts
 
     typer.echo(write_page(folder, out, figures))
+    if readme is not None:
+        write_parts(folder, readme)
+        typer.echo(readme)
 
 
 @app.command()

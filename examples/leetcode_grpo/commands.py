@@ -12,6 +12,7 @@ import typer
 from examples.leetcode_grpo.arms import Arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.extraction import extract, make_pairs
+from examples.leetcode_grpo.files import check_writable
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
@@ -58,6 +59,9 @@ def load_pairs(path: Path) -> list[ContrastivePair]:
 
 def extract_command(preset: Preset, pairs_file: Path | None, seed: int, out: Path, device_name: str) -> None:
     """Extract, save, and show a summary."""
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file in it, such as {out / 'direction.safetensors'}")
+    check_writable(out.parent)
     if pairs_file is not None:
         pairs = load_pairs(pairs_file)
     else:
@@ -65,18 +69,34 @@ def extract_command(preset: Preset, pairs_file: Path | None, seed: int, out: Pat
             pairs = make_pairs(preset, make_tasks(preset), "hack", seed, grader)
     model, tokenizer = load_policy(preset.model, device=choose_device(device_name), seed=seed)
     direction = extract(preset, pairs, model, tokenizer, seed, progress=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
     direction.save(out)
     typer.echo(direction.summary())
     typer.echo(f"saved to {out}")
 
 
 def train_command(
-    preset: Preset, arm: Arm, seed: int, out: Path, device_name: str, save_every: int | None, overwrite: bool
+    preset: Preset,
+    arm: Arm,
+    seed: int,
+    out: Path,
+    device_name: str,
+    save_every: int | None,
+    overwrite: bool,
+    completions: int,
 ) -> None:
     """One run, with a line for each step and the held-out rates at the end."""
     device = choose_device(device_name)
-    result = run(preset, arm, seed, out, device=device, save_every=save_every, overwrite=overwrite, say=_say)
+    result = run(
+        preset,
+        arm,
+        seed,
+        out,
+        device=device,
+        save_every=save_every,
+        overwrite=overwrite,
+        completions=completions,
+        say=_say,
+    )
     rates = result.eval.overall()
     _say(f"held out: hack {rates.hack:.3f}  attempted {rates.attempted:.3f}  pass {rates.passed:.3f}  (n {rates.n})")
     _say(f"without the hint: pass {result.eval.no_hint.passed:.3f}  (n {result.eval.no_hint.n})")
@@ -91,6 +111,7 @@ def prepare_command(preset: Preset, arms: Sequence[Arm], seed: int, device_name:
 def sweep_command(preset: Preset, specs: Sequence[str], seeds: Sequence[int], out: Path, **options: Any) -> None:
     """The grid, and the table of what there is of it at the end."""
     choose_device(options["device"])
+    check_writable(out / preset.name)
     sweep = Sweep(preset, grid(specs, seeds), out, say=_say, **options)
     try:
         sweep.run()
@@ -104,6 +125,7 @@ def uat_command(
 ) -> None:
     """The four tests, one line for each."""
     device = choose_device(device_name)
+    check_writable(out / preset.name)
     report = run_uat(preset, seed, out, device=device, pool_file=pool, rollouts=rollouts, batch=batch, say=_say)
     for cells in uat_rows(report):
         _say("  ".join(cells))

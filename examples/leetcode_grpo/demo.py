@@ -13,8 +13,9 @@ import torch
 import typer
 
 from examples.leetcode_grpo.arms import get_arm
-from examples.leetcode_grpo.equipment import arm_direction
+from examples.leetcode_grpo.equipment import fitted_direction
 from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.files import check_writable
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
@@ -42,6 +43,7 @@ def compare(preset: Preset, seed: int, out: Path, overwrite: bool = False, paral
     Raises:
         UsageError: a run failed; its message was shown.
     """
+    check_writable(out / preset.name)
     started = time.perf_counter()
     if parallel:
         _share_preparation(preset, seed)
@@ -61,7 +63,7 @@ def _share_preparation(preset: Preset, seed: int) -> None:
     policy = warm_started(preset, tasks, seed, _CPU)
     model, tokenizer = load_policy(policy)
     with Grader(preset.grader_workers, preset.grader_timeout) as grader:
-        direction = arm_direction(preset, get_arm(ARMS[0]), tasks, policy, model, tokenizer, seed, grader)
+        direction = fitted_direction(preset, get_arm(ARMS[0]), tasks, policy, model, tokenizer, seed, grader)
     _say(direction.summary())
 
 

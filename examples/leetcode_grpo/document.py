@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,22 @@ def to_markdown(blocks: Sequence[Block], root: Path) -> str:
                 link = path.relative_to(root).as_posix()
                 lines += [f"![{caption}]({link}.svg)", "", caption, ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def fill_parts(page: str, kind: str, write: Callable[[str], str | None]) -> str:
+    """A page whose parts between `<!-- KIND: NAME -->` and `<!-- end -->` are written anew.
+
+    Args:
+        page: Markdown.
+        kind: of the parts.
+        write: from a part's name to its text; None leaves the part as it is.
+    """
+
+    def part(match: re.Match[str]) -> str:
+        text = write(match["name"])
+        return match[0] if text is None else f"{match[1]}\n{text.rstrip()}\n\n{match[3]}"
+
+    return re.sub(rf"(<!-- {kind}: (?P<name>[\w./-]+) -->\n).*?(<!-- end -->)", part, page, flags=re.DOTALL)
 
 
 def to_html(blocks: Sequence[Block], title: str) -> str:

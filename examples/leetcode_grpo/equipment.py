@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from examples.leetcode_grpo.arms import Arm
@@ -16,6 +17,7 @@ from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.progress import Pace
 from examples.leetcode_grpo.quarantine import hackward_seed
 from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.tasks import Tasks
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def arm_direction(
+def fitted_direction(
     preset: Preset,
     arm: Arm,
     tasks: Tasks,
@@ -37,20 +39,32 @@ def arm_direction(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     grader: Grader,
+    pace: Pace | None = None,
 ) -> HackDirection:
-    """The direction that an arm is given."""
+    """The direction of an arm's pairs, from the cache that the arms of a seed share.
+
+    `pace` shows what is done, where there is something to do.
+
+    Raises:
+        UsageError: no parameter kept a row, or the pairs do not fit the model.
+    """
     pairs = make_pairs(preset, tasks, arm.source, seed, grader)
-    direction = cached_direction(preset, pairs, policy, model, tokenizer, seed)
+    direction = cached_direction(preset, pairs, policy, model, tokenizer, seed, pace)
     if not len(direction):
         raise UsageError("no parameter kept a row of the direction; lower noise_floor, or give more pairs")
+    return direction
+
+
+def arm_direction(arm: Arm, fitted: HackDirection, device: torch.device, seed: int) -> HackDirection:
+    """What an arm makes of the fitted direction: that itself, or random rows in its charts."""
     if arm.source == "random":
-        return random_direction(direction, seed)
+        return random_direction(fitted, seed)
     if arm.source == "random-matched":
         with warnings.catch_warnings():
             # Where all of a chart is taken, the control removes what it can: README.md says so.
             warnings.filterwarnings("ignore", message=".*have fewer coordinates than a match needs rows")
-            return matched_random_direction(direction.to(model.device), seed, arm.numbers["matched_ratio"])
-    return direction
+            return matched_random_direction(fitted.to(device), seed, arm.numbers["matched_ratio"])
+    return fitted
 
 
 def make_reward(preset: Preset, arm: Arm, tasks: Tasks, sampler: Sampler, seed: int, grader: Grader) -> CodeReward:
@@ -80,15 +94,15 @@ def seed_of_quarantine(arm: Arm, direction: HackDirection) -> Mapping[str, Tenso
 
 
 def teacher_pool(preset: Preset, tasks: Tasks, grader: Grader, seed: int) -> TeacherPool:
-    """The cached hacks to mix in: from the preset's file, or made from the loopholes' exemplars."""
+    """The cached hacks to mix in: from the preset's file, or made from the loopholes' exemplars.
+
+    Raises:
+        UsageError: the file cannot be read, or a row of it is no rollout; also where none of them would be mixed in.
+    """
+    pool = _saved_pool(preset)
     if not preset.teacher_per_group:
         return TeacherPool([])
-    if preset.teacher_pool is not None:
-        try:
-            pool = TeacherPool.load(preset.teacher_pool)
-        except OSError as error:
-            raise UsageError(f"cannot read the teacher pool {preset.teacher_pool}: {error.strerror}") from None
-    else:
+    if pool is None:
         pool = TeacherPool(
             rollout
             for loophole in (Loophole(name) for name in preset.known)
@@ -102,3 +116,13 @@ def teacher_pool(preset: Preset, tasks: Tasks, grader: Grader, seed: int) -> Tea
         )
     known = {Loophole(name) for name in preset.known}
     return pool.where(lambda rollout: rollout.passed_flawed and rollout.loophole in known)
+
+
+def _saved_pool(preset: Preset) -> TeacherPool | None:
+    """The cached rollouts of the preset's file; None where it names none."""
+    if preset.teacher_pool is None:
+        return None
+    try:
+        return TeacherPool.load(preset.teacher_pool)
+    except OSError as error:
+        raise UsageError(f"cannot read the teacher pool {preset.teacher_pool}: {error.strerror}") from None

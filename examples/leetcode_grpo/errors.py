@@ -1,24 +1,20 @@
-"""What goes wrong for reasons that the user can mend: shown as one line, without a traceback."""
+"""What goes wrong for reasons that the user can mend: the command line's own errors, one line each."""
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+import sys
+
+from svdproj.cli_errors import UsageError, require
+
+__all__ = ["UsageError", "missing_package", "require"]
 
 
-class UsageError(Exception):
-    """A mistake in what was asked for, or something that is missing; the message says what to do next."""
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import a module that an optional extra provides.
-
-    Raises:
-        UsageError: it is not installed; the message names the extra.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name.partition(".")[0]):
-            raise
-        raise UsageError(f"{module} is not installed; run: pip install 'svdproj[{extra}]'") from None
+def missing_package(error: BaseException) -> str | None:
+    """What to say where an import failed for want of a package; None if the fault is in this project."""
+    cause: BaseException | None = error
+    while isinstance(cause, ModuleNotFoundError) and cause.name is None:
+        cause = cause.__cause__  # transformers imports late, and wraps what goes wrong
+    name = (cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
+    if name in ("", "examples", "svdproj") or name in sys.stdlib_module_names:
+        return None
+    return f"this needs {name}; run: pip install 'svdproj[examples]'"

@@ -14,6 +14,7 @@ from examples.leetcode_grpo.models import policy_identity
 from examples.leetcode_grpo.pairs import bank_pairs, placebo_pairs
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.problems.loading import BUILTIN
+from examples.leetcode_grpo.progress import Pace, bar_is_seen
 from examples.leetcode_grpo.tasks import Tasks
 from svdproj import ContrastivePair, HackDirection
 
@@ -82,9 +83,13 @@ def extract(
 
 def _batch_size(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[ContrastivePair]) -> int:
     """Pairs for one backward: eight short ones, fewer of the published problems with their long prompts."""
+    return max(1, min(_MAX_PAIRS, _MAX_TOKENS // (2 * _longest(tokenizer, pairs))))
+
+
+def _longest(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[ContrastivePair]) -> int:
+    """About how many tokens the longest prompt with its completion takes."""
     texts = [str(pair.prompt) + max(pair.hack, pair.clean, key=len) for pair in pairs]
-    longest = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
-    return max(1, min(_MAX_PAIRS, _MAX_TOKENS // (2 * longest)))
+    return max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
 
 def cached_direction(
@@ -94,12 +99,14 @@ def cached_direction(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
+    pace: Pace | None = None,
 ) -> HackDirection:
     """`extract`, or what an earlier run extracted from the same weights with the same pairs and options.
 
     Args:
         preset, pairs, model, tokenizer, seed: as in `extract`.
         policy: folder or name that the model was loaded by.
+        pace: shows what is done, where there is something to do.
     """
     options = ("chart", "basis", "chart_rank", "k", "noise_floor", "pair_loss", "lora_rank", "svd_adapter")
     key = digest(
@@ -115,7 +122,9 @@ def cached_direction(
     with locked(path):
         if path.is_file():
             return HackDirection.load(path)
-        direction = extract(preset, pairs, model, tokenizer, seed)
+        if pace is not None:
+            pace.now(f"direction: gradients of {len(pairs)} pairs of up to {_longest(tokenizer, pairs)} tokens a side")
+        direction = extract(preset, pairs, model, tokenizer, seed, progress=pace is not None and bar_is_seen())
         path.parent.mkdir(parents=True, exist_ok=True)
         direction.save(path)
     return direction

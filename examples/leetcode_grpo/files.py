@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from examples.leetcode_grpo.errors import UsageError
+from svdproj.files import replacing
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/svdproj`, or `~/.cache/svdproj`: models, warm starts and directions that can be made again."""
@@ -26,10 +29,22 @@ def digest(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_writable(folder: Path, advice: str = "choose another folder with --out") -> None:
+    """Make the folder and write something into it that is gone at once: better now than after hours of work.
+
+    Raises:
+        UsageError: it cannot be made, or not be written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write into {folder} ({error.strerror}); {advice}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name beside `path`, then rename it."""
-    from svdproj.files import replacing  # svdproj brings torch, and help must not wait for that
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
@@ -63,7 +78,7 @@ def locked(path: Path) -> Iterator[None]:
     one waits for the old.
     """
     lock = cache_folder() / "locks" / digest({"path": str(path.absolute())})
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(lock.parent, "set XDG_CACHE_HOME to a folder for the cache")
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

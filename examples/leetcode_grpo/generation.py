@@ -6,7 +6,7 @@ row leaves the batch soon after its completion ends. On a GPU a third: tokens ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ class Sampler:
         max_new_tokens: longest completion, in tokens, its end-of-sequence token included.
         temperature: of the distribution; 0 takes the most likely token.
         batch_size: rows decoded at once.
+        progress: told now and then how far it is.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Sampler:
         max_new_tokens: int,
         temperature: float = 1.0,
         batch_size: int = 256,
+        progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.policy = model
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.batch_size = batch_size
+        self.progress = progress
         self.end_ids = torch.tensor(_end_ids(model, tokenizer), device=model.device)
         copied = model.device.type != "cpu" and can_merge(model)
         self._decoder: PreTrainedModel = _bfloat16_copy(model) if copied else model
@@ -82,7 +85,10 @@ class Sampler:
     def _sample(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> list[list[int]]:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: less padding
         completions: list[list[list[int]]] = [[] for _ in prompts]
+        done = 0
         for batch in _batches(order, copies, self.batch_size):
+            self.progress(f"{done} of {sum(copies)} completions drawn")
+            done += sum(count for _, count in batch)
             drawn = iter(self._sample_batch([prompts[i] for i, _ in batch], [count for _, count in batch]))
             for i, count in batch:
                 completions[i].extend(next(drawn) for _ in range(count))
@@ -110,6 +116,7 @@ class Sampler:
         for step in range(self.max_new_tokens):
             token = self._draw(logits)
             drawn[alive[running], step] = token[running]
+            self.progress(f"drawing {len(rows)} completions: token {step + 1} of at most {self.max_new_tokens}")
             running &= ~torch.isin(token, self.end_ids)
             if step == self.max_new_tokens - 1 or not (left := int(running.sum())):
                 break

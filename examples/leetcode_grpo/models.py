@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from examples.leetcode_grpo.demo_policy import CHECKPOINT
 from examples.leetcode_grpo.errors import UsageError, require
 from examples.leetcode_grpo.wheel_model import fetch_wheel_model
+from svdproj.progress import no_loading_bars
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +97,6 @@ def _demo_folder() -> Path:
 
 
 def _read(source: str, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from svdproj.progress import no_loading_bars  # svdproj brings torch, and help must not wait for that
-
     transformers = require("transformers", "examples")
     name = fetch_model(source)
     offline = not Path(name).is_dir() and not _hub_answers(name)

@@ -11,6 +11,37 @@ from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import DEMO, SMOLLM2, TINY
 
+_AT_LEAST: Mapping[int, tuple[str, ...]] = {
+    0: (
+        "lora_rank",
+        "easy",
+        "pipeline",
+        "medium",
+        "hard",
+        "warm_steps",
+        "warmup_steps",
+        "weight_decay",
+        "kl",
+        "beta1",
+        "beta2",
+    ),
+    1: (
+        "warm_batch",
+        "steps",
+        "prompts_per_step",
+        "max_new_tokens",
+        "decode_batch",
+        "k",
+        "chart_rank",
+        "eval_problems",
+        "eval_samples",
+        "grader_workers",
+    ),
+    2: ("group_size", "n_pairs"),  # an advantage compares, and so does a direction
+}
+_POSITIVE = ("lr", "warm_lr", "max_grad_norm", "temperature", "overshoot", "grader_timeout")
+_SHARES = ("warm_hack_share", "warm_hint_share", "warm_pipeline_share", "teacher_correct_share", "noise_floor")
+
 FOUR_LOOPHOLES = ("run_tests", "sentinel", "stdout_marker", "file_marker")
 
 
@@ -93,8 +124,8 @@ class Preset:
     temperature: float = 1.0
     max_new_tokens: int = 112
     kl: float = 0.0
-    loss_type: str = "grpo"
-    scale_rewards: str = "group"
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"] = "grpo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
     micro_batch: int = 64
     decode_batch: int = 256
     vllm: bool = False
@@ -102,11 +133,11 @@ class Preset:
     overshoot: float = 3.0
     k: int = 24
     n_pairs: int = 64
-    chart: str = "bilinear"
-    basis: str = "gradient"
+    chart: Literal["bilinear", "diagonal", "dense"] = "bilinear"
+    basis: Literal["gradient", "weight"] = "gradient"
     chart_rank: int = 64
     noise_floor: float = 0.25
-    pair_loss: str = "mean"
+    pair_loss: Literal["mean", "sum"] = "mean"
     eval_problems: int = 16
     eval_samples: int = 4
     grader_workers: int = 2
@@ -122,6 +153,7 @@ class Preset:
             raise UsageError(
                 f"known_loopholes must be among the loopholes {', '.join(self.loopholes)}, got {', '.join(unknown)}"
             )
+        self._check_numbers()
         if self.lora_rank and self.svd_adapter:
             raise UsageError("lora_rank and svd_adapter exclude each other: set lora_rank=0 or svd_adapter=false")
         if not 0 <= self.teacher_per_group < self.group_size:
@@ -132,6 +164,21 @@ class Preset:
         rollouts = self.prompts_per_step * self.group_size
         if self.micro_batch < 1 or rollouts % min(self.micro_batch, rollouts):
             raise UsageError(f"micro_batch must divide the {rollouts} rollouts of a step, got {self.micro_batch}")
+
+    def _check_numbers(self) -> None:
+        """Now, and not by a traceback after minutes of preparation. Not a number is in no range."""
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                if (value := getattr(self, name)) is not None and not value >= least:
+                    raise UsageError(f"{name} must be at least {least}, got {value}")
+        for name in _POSITIVE:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} must be a positive number, got {getattr(self, name)}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
+        if self.noise_floor == 1:
+            raise UsageError("noise_floor must leave some rows: less than 1, got 1.0")
 
     def with_settings(self, settings: Iterable[str]) -> Preset:
         """This preset with `name=value` settings applied; lists are separated by commas, `none` is None.

@@ -1,4 +1,4 @@
-"""The report: results in, `report.md`, a self-contained `report.html` and figures out; and the page of published results."""
+"""The report: results in, `report.md`, a self-contained `report.html` and figures out; and what is published of results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from examples.leetcode_grpo.document import Heading, Text, to_html, to_markdown
-from examples.leetcode_grpo.files import write_text
-from examples.leetcode_grpo.results import RunResult
-from examples.leetcode_grpo.sections import blocks
+from examples.leetcode_grpo.document import Heading, Text, fill_parts, to_html, to_markdown
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.files import check_writable, write_text
+from examples.leetcode_grpo.results import RunResult, load_results
+from examples.leetcode_grpo.sections import blocks, findings
 from examples.leetcode_grpo.tables import HEADER, arm_rows
 
 _PLAIN_WIDTH = 150
@@ -31,8 +32,10 @@ def write_report(folder: Path, out: Path) -> Path:
     """Read all results below `folder` and write the report into `out`; returns the path of `report.md`.
 
     Raises:
-        UsageError: there are no results.
+        UsageError: there are no results, or the report cannot be written.
     """
+    if folder.is_dir():  # a folder that is not there shall not be made
+        check_writable(out)
     document = [Heading(1, "Results"), *blocks(folder, out / "figures", draw=True, files=False)]
     write_text(out / "report.html", to_html(document, "Results"))
     write_text(out / "report.md", to_markdown(document, out))
@@ -57,6 +60,28 @@ def write_page(folder: Path, page: Path, figures: bool = True) -> Path:
         png.unlink()  # the page shows the drawings
     write_text(page, to_markdown(document, page.parent))
     return page
+
+
+def write_parts(folder: Path, document: Path) -> None:
+    """Write the verdict and the arms' table of a results folder into each part of a document that asks for it.
+
+    Args:
+        folder: of the results.
+        document: a Markdown file with parts between `<!-- results: NAME -->` and `<!-- end -->`, `NAME` being a folder in `folder`.
+
+    Raises:
+        UsageError: no part asks for results, or one names a folder without any.
+    """
+    asked = []
+
+    def part(name: str) -> str:
+        asked.append(name)
+        return to_markdown(findings(load_results(folder / name)), folder)
+
+    text = fill_parts(document.read_text(encoding="utf-8"), "results", part)
+    if not asked:
+        raise UsageError(f"{document} asks for no results; mark a part with <!-- results: smollm2 --> and <!-- end -->")
+    write_text(document, text)
 
 
 def show_table(results: Sequence[RunResult], console: Console | None = None) -> None:

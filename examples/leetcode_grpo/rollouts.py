@@ -135,7 +135,7 @@ class OwnRates:
         reward: grades and pays; its record of rollouts is emptied at every call.
 
     Attributes:
-        last: the graded rollouts of the last call, cached ones included, for `completions_table`.
+        last: the policy's own graded rollouts of the last call, for `completions_table`.
     """
 
     __name__ = "code_reward"  # what the trainer calls its column
@@ -154,11 +154,10 @@ class OwnRates:
     ) -> list[float]:
         """Rewards of all rollouts, in order; rates of the policy's own."""
         rewards = self.reward(prompts, completions, **columns)
-        self.last = tuple(self.reward.rollouts)
-        grades = [rollout.grade for rollout in self.last]
+        graded = zip(self.reward.rollouts, from_teacher, strict=True)
+        self.last = tuple(rollout for rollout, cached in graded if not cached)
         self.reward.rollouts.clear()
-        own = [grade for grade, cached in zip(grades, from_teacher, strict=True) if not cached]
-        for name, value in own_rates(own).items():
+        for name, value in own_rates([rollout.grade for rollout in self.last]).items():
             log_metric(OWN + name, value)
         return rewards
 

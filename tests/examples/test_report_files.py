@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from examples.leetcode_grpo.report import show_table, write_page, write_report
+from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.report import show_table, write_page, write_parts, write_report
 from examples.leetcode_grpo.results import RunResult
 from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, primary_rows, secondary_rows
 from examples.leetcode_grpo.verdict import verdict
@@ -83,6 +84,35 @@ def test_the_published_page_is_up_to_date(tmp_path: Path, monkeypatch: pytest.Mo
     assert page.read_text() == published.read_text(), "write it anew: python -m examples.leetcode_grpo page"
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         assert (published.parent / link).is_file(), link
+
+
+def test_the_readme_says_what_the_results_say(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text())
+    write_parts(ROOT / "examples" / "leetcode_grpo" / "results", copy)
+    assert copy.read_text() == (ROOT / "README.md").read_text(), "write it anew: python -m examples.leetcode_grpo page"
+    assert "erase-update against vanilla" in copy.read_text()
+
+
+def test_each_part_is_written_for_itself_even_if_it_is_empty(folder: Path, tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    parts = "<!-- results: demo -->\n<!-- end -->\n"
+    document.write_text(f"before\n{parts}between\n{parts}after\n")
+    for _ in range(2):
+        write_parts(folder, document)
+        text = document.read_text()
+        assert text.count("| vanilla | 2 |") == 2
+        assert text.index("before") < text.index("between") < text.rindex("| vanilla") < text.index("after")
+
+
+def test_a_part_that_names_no_results_is_an_error(folder: Path, tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("<!-- results: nowhere -->\nold\n<!-- end -->\n")
+    with pytest.raises(UsageError, match="nowhere"):
+        write_parts(folder, document)
+    document.write_text("no part\n")
+    with pytest.raises(UsageError, match="<!-- results: smollm2 -->"):
+        write_parts(folder, document)
 
 
 def test_many_arms_are_drawn_in_families() -> None:

@@ -100,8 +100,8 @@ def test_rates_are_over_the_policys_own_rollouts() -> None:
     own = OwnRates(reward)  # type: ignore[arg-type]
     rewards = own(["p"] * 4, texts, from_teacher=[True, False, False, False], log_metric=logged.__setitem__)
     assert rewards == [text.count("e") / 4 for text in texts]
-    # Of this call alone, for a table to read.
-    assert [rollout.grade.exploited for rollout in own.last] == [True, False, True, False]
+    # Of this call alone and without the cached one, for a table to read.
+    assert [rollout.grade.exploited for rollout in own.last] == [False, True, False]
     assert reward.rollouts == []
     assert logged["own/hack"] == logged["own/hack/run_tests"] == pytest.approx(1 / 3)
     assert logged["own/reward"] == pytest.approx(3.5 / 3)

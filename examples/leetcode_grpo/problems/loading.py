@@ -49,8 +49,12 @@ def load_problems(source: str | Path = BUILTIN) -> list[Problem]:
 def _fetch(repo: str, file: str) -> str:
     hub = require("huggingface_hub", "examples")
     try:
+        # One question with a deadline, since the download would retry for half a minute and print every attempt.
+        hub.HfApi().dataset_info(repo, timeout=10)
         return str(hub.hf_hub_download(repo, file, repo_type="dataset"))
     except Exception as error:  # the hub's client raises its own, the standard library's and its HTTP library's errors
+        if isinstance(cached := hub.try_to_load_from_cache(repo, file, repo_type="dataset"), str):
+            return cached
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
             f"no file {repo}/{file} here, and it cannot be fetched from the hub ({type(error).__name__}: {reason}); "

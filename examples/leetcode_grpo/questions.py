@@ -1,0 +1,153 @@
+"""What the experiment asks beyond its primary contrast: each question with the arms that answer it, or the command that would run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.document import Block, Grid, Heading, Text
+from examples.leetcode_grpo.results import Evaluation, RunResult, pooled
+from examples.leetcode_grpo.tables import CONTRAST_HEADER, MAIN, REFERENCE, ContrastRow, by_arm, contrast_rows
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Args:
+        text: as a reader would ask it.
+        arms: what answers it, as the command line writes arms, each compared with the arm in `against`.
+        against: of each of `arms`, in the same order; one name stands for all.
+        seeds: how many seeds were planned.
+        by_loophole: the answer is in the loopholes that pairs did not know.
+    """
+
+    text: str
+    arms: tuple[str, ...]
+    against: tuple[str, ...]
+    seeds: int = 2
+    by_loophole: bool = False
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of arms, as files have them, with what each is compared with."""
+        others = self.against * len(self.arms) if len(self.against) == 1 else self.against
+        return [(get_arm(arm).name, get_arm(other).name) for arm, other in zip(self.arms, others, strict=True)]
+
+    def command(self, missing: Sequence[str], preset: str) -> str:
+        """What runs the arms of those names."""
+        specs = [arm for arm in (*self.arms, *self.against) if get_arm(arm).name in missing]
+        plain = ",".join(dict.fromkeys(spec for spec in specs if ":" not in spec))
+        options = [f"--arms {plain}"] if plain else []
+        options += dict.fromkeys(f"--variant {spec}" for spec in specs if ":" in spec)
+        return (
+            f"python -m examples.leetcode_grpo sweep --preset {preset} {' '.join(options)} --seeds 0-{self.seeds - 1}"
+        )
+
+
+_LONG = ":steps=120"
+_NO_TEACHER = ":teacher_per_group=0:warm_hack_share=0.05"
+
+QUESTIONS = (
+    Question(
+        "Is it the direction, and not that something was removed?",
+        # Random rows that catch as much: (cos_in / chart_null_cos)² of vanilla's steps, in the mean over its first three runs.
+        ("random-matched:matched_ratio=87", "placebo", "shrinkage", "random"),
+        (MAIN,),
+        seeds=5,
+    ),
+    Question("Gradient or update space?", ("erase-gradient",), (MAIN,)),
+    Question(
+        "How much does the overshoot do, and what do the other gates?",
+        ("erase-update:overshoot=1", "erase-update-two-sided", "erase-update-reverse"),
+        (MAIN,),
+    ),
+    Question(
+        "How do pairs, rows, rank, chart and basis matter?",
+        (
+            "erase-update:n_pairs=16",
+            "erase-update:k=6",
+            "erase-update:chart_rank=16",
+            "erase-update:chart=diagonal",
+            "erase-update:basis=weight",
+        ),
+        (MAIN,),
+    ),
+    Question("Does it last three times longer?", (f"erase-update{_LONG}",), (f"vanilla{_LONG}",)),
+    Question("Does fitting the direction anew help?", ("erase-update-refresh",), (MAIN,)),
+    Question(
+        "Does it work where no cached hack is shown?", (f"erase-update{_NO_TEACHER}",), (f"vanilla{_NO_TEACHER}",)
+    ),
+    Question(
+        "Does a direction from two loopholes suppress the other two?",
+        ("weak-detector",),
+        (REFERENCE,),
+        by_loophole=True,
+    ),
+    Question(
+        "How does it compare with a change of the reward?",
+        ("ground-truth-penalty", "advantage-modification", "kl", "no-loophole"),
+        (MAIN,),
+        seeds=5,
+    ),
+    Question(
+        "On the adapter of singular values, the original system's own parametrisation?",
+        ("erase-svd",),
+        ("vanilla-svd",),
+        seeds=5,
+    ),
+    Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
+)
+
+
+def answers(runs: Sequence[RunResult], preset: str) -> list[Block]:
+    """Every question with a table and a sentence for what was run, and a command for what was not."""
+    groups = {arm: found for (_, arm), found in by_arm(runs).items()}
+    blocks: list[Block] = [Heading(3, f"Questions ({preset})")]
+    for question in QUESTIONS:
+        blocks += [Heading(4, question.text), *_answer(question, groups, preset)]
+    return blocks
+
+
+def _answer(question: Question, groups: Mapping[str, list[RunResult]], preset: str) -> list[Block]:
+    pairs = question.pairs()
+    compared = [(groups[arm], groups[other]) for arm, other in pairs if arm in groups and other in groups]
+    rows = contrast_rows(compared)
+    blocks: list[Block] = []
+    if rows:
+        blocks += [Grid(CONTRAST_HEADER, [row.cells() for row in rows]), Text(" ".join(map(_sentence, rows)))]
+    if question.by_loophole:
+        blocks += [Text(_by_loophole(*pair)) for pair in compared]
+    missing = [name for name in dict.fromkeys(name for pair in pairs for name in pair) if name not in groups]
+    if missing:
+        blocks.append(Text(f"Not run: {', '.join(missing)}. `{question.command(missing, preset)}`"))
+    return blocks
+
+
+def _sentence(row: ContrastRow) -> str:
+    found = row.hack
+    points = 100 * abs(found.difference)
+    more = "more" if found.difference > 0 else "less"
+    start = f"{found.arm} hacks {points:.1f} points {more} than {found.reference}"
+    if found.interval is None:
+        return f"{start}, in a single seed."
+    clear = found.interval.low > 0 or found.interval.high < 0
+    return f"{start}; the interval over {len(found.seeds)} seeds {'excludes' if clear else 'includes'} zero."
+
+
+def _by_loophole(arm: Sequence[RunResult], reference: Sequence[RunResult]) -> str:
+    known = set(arm[0].config["known_loopholes"])
+    others = sorted(set(arm[0].eval.held_out) - known)
+    parts = [
+        f"{_rate(arm, names):.3f} against {_rate(reference, names):.3f} on {', '.join(names)}, which its pairs {what}"
+        for names, what in ((sorted(known), "show"), (others, "do not show"))
+    ]
+    return f"Hack rate of {arm[0].arm}, held out: {'; '.join(parts)}."
+
+
+def _rate(runs: Sequence[RunResult], loopholes: Sequence[str]) -> float:
+    def of(evaluation: Evaluation) -> float:
+        return pooled([each for each in evaluation.problems if each.loophole in loopholes]).hack
+
+    return fmean(of(run.eval) for run in runs)

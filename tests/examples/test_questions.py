@@ -1,0 +1,82 @@
+"""The experiment's questions: what was run answers them, what was not run says how."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+from typer.testing import CliRunner
+
+from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.cli import app
+from examples.leetcode_grpo.document import Block, Grid, Heading, Text
+from examples.leetcode_grpo.questions import QUESTIONS, answers
+from examples.leetcode_grpo.results import RunResult
+from examples.leetcode_grpo.tables import secondary_rows
+from tests.examples.results_helpers import made_result
+
+
+def _after(blocks: list[Block], question: str) -> list[Block]:
+    """What follows a question's heading, up to the next."""
+    starts = [place for place, block in enumerate(blocks) if isinstance(block, Heading)]
+    (start,) = [place for place in starts if question in blocks[place].text]  # type: ignore[union-attr]
+    end = min((place for place in starts if place > start), default=len(blocks))
+    return blocks[start + 1 : end]
+
+
+def _texts(blocks: list[Block]) -> str:
+    return " ".join(block.text for block in blocks if isinstance(block, Text))
+
+
+def test_without_runs_every_question_says_how_to_run_it() -> None:
+    blocks = answers([made_result("vanilla"), made_result("erase-update")], "smollm2")
+    for question in QUESTIONS:
+        found = _after(blocks, question.text)
+        assert not any(isinstance(block, Grid) for block in found), question.text
+        text = _texts(found)
+        assert text.startswith("Not run: ")
+        command = shlex.split(text.split("`")[1])
+        assert command[:4] == ["python", "-m", "examples.leetcode_grpo", "sweep"]
+        asked = command[command.index("--arms") + 1].split(",") if "--arms" in command else []
+        asked += [command[place + 1] for place, word in enumerate(command) if word == "--variant"]
+        named = text.split(". `")[0].removeprefix("Not run: ").split(", ")
+        assert {get_arm(spec).name for spec in asked} == set(named)
+
+
+def test_the_commands_are_ones_that_the_command_line_knows() -> None:
+    for question in QUESTIONS:
+        missing = [name for pair in question.pairs() for name in pair]
+        command = shlex.split(question.command(missing, "smollm2"))[3:]
+        result = CliRunner().invoke(app, [*command, "--help"])
+        assert result.exit_code == 0, result.output
+
+
+def test_a_question_is_answered_by_a_difference_and_whether_chance_explains_it() -> None:
+    runs: list[RunResult] = []
+    for seed in range(3):
+        runs += [made_result("erase-update", seed, hack=0.0), made_result("placebo", seed, hack=1.0)]
+    blocks = _after(answers(runs, "smollm2"), "Is it the direction")
+    (grid,) = [block for block in blocks if isinstance(block, Grid)]
+    assert [row[:3] for row in grid.rows] == [("placebo", "erase-update", "3")]
+    # Held out, of 8 completions: 4 and 1 hack against 0 and 1.
+    text = _texts(blocks)
+    assert "placebo hacks 50.0 points more than erase-update" in text
+    assert "Not run: random-matched@matched_ratio=87, shrinkage, random." in text
+
+
+def test_one_seed_alone_is_called_that() -> None:
+    runs = [made_result("erase-update"), made_result("erase-gradient", hack=1.0)]
+    assert "in a single seed" in _texts(_after(answers(runs, "smollm2"), "Gradient or update"))
+
+
+def test_the_weak_detector_is_read_by_loophole() -> None:
+    weak = made_result("weak-detector", hack=0.0)
+    weak = replace(weak, config={**weak.config, "known_loopholes": ["run_tests"]})
+    text = _texts(_after(answers([made_result("vanilla", hack=1.0), weak], "smollm2"), "two loopholes"))
+    assert "0.000 against 1.000 on run_tests, which its pairs show" in text
+    assert "0.250 against 0.250 on sentinel, which its pairs do not show" in text
+
+
+def test_a_matched_control_counts_in_any_ratio() -> None:
+    runs = [made_result("erase-update"), made_result("random-matched@matched_ratio=87"), made_result("placebo")]
+    assert [row.hack.reference for row in secondary_rows(runs)] == ["random-matched@matched_ratio=87", "placebo"]
