@@ -6,11 +6,12 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # torch first and by its exact version: a range would bring the newest build instead of the tested one.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+LOWEST := .venv-lowest
 # Two test processes with one torch thread each.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-packaging lint format types docs bench clean
+.PHONY: help setup demo test test-slow test-packaging test-lowest lint format types docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -41,6 +42,12 @@ test-slow: setup ## the tests that take minutes
 test-packaging: setup ## sdist and wheel, the wheel in empty environments with lowest and pinned versions
 	$(PY) -m pytest tests/packaging --timeout 3600
 
+test-lowest: ## the tests with the lowest declared version of everything, in .venv-lowest (on Linux, GBs of CUDA libraries)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet $$($(PYTHON) tests/packaging/lowest.py) --editable .
+	$(LOWEST)/bin/python -m pytest -o filterwarnings=default --disable-warnings -m "not slow and not gpu" \
+		tests/test_*.py tests/properties tests/conformance tests/adapters tests/distributed
+
 lint: setup ## ruff
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -59,4 +66,4 @@ bench: setup ## the benchmarks, on this machine
 	for script in benchmarks/*.py; do $(PY) "$$script" || exit 1; done
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

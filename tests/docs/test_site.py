@@ -156,6 +156,10 @@ def test_every_public_callable_says_what_it_takes() -> None:
     assert not bare, bare
 
 
+def test_every_public_name_has_an_example() -> None:
+    assert [name for name, value in _public() if not re.search(r"(?m)^Examples?:$", inspect.getdoc(value) or "")] == []
+
+
 def _callables(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """A function itself; a class with its own public methods."""
     yield name, value

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -55,6 +56,24 @@ def test_every_dependency_has_a_lower_bound_that_its_pin_meets(requirement: Requ
     assert pins[name] in requirement.specifier
 
 
+def test_the_readme_s_badges_are_true() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    badges = [unquote(badge) for badge in re.findall(r"img\.shields\.io/badge/([^)]+)\)", readme)]
+    (torch,) = [each for each in _requirements() if each.name == "torch"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["mypy"]["strict"]
+    assert [badge.rpartition("-")[0] for badge in badges] == [
+        f"python-{PROJECT['requires-python'].replace('>=', '≥ ')}",
+        f"torch-{str(torch.specifier).replace('>=', '≥ ')}",
+        f"licence-{PROJECT['license'].replace('-', '--')}",
+        "typed-mypy strict",
+    ]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
 def test_every_import_of_the_library_is_declared() -> None:
     declared = {IMPORTED_AS.get(each.name, each.name) for each in _third_party()}
     core = {IMPORTED_AS.get(each.name, each.name) for each in _requirements()}
@@ -95,6 +114,7 @@ def test_the_hosted_workflow_runs_what_runs_on_a_desk() -> None:
     assert "bash .ci/run" in commands
     assert "make docs" in commands
     assert "make test-packaging" in commands
+    assert "make test-lowest" in commands
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert {command.split()[1] for command in commands if command.startswith("make ")} <= targets
     assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
