@@ -207,7 +207,10 @@ def test_a_missing_package_is_one_line(package: str, command: list[str]) -> None
         timeout=200,
     )
     assert result.returncode == 2
-    assert result.stderr.splitlines() == [f"error: this needs {package}; run: pip install 'svdproj[examples]'"]
+    # Before it, what is installed may warn: bitsandbytes does, on processors for which it would rather have another kernel.
+    *warnings, line = result.stderr.splitlines()
+    assert line == f"error: this needs {package}; run: pip install 'svdproj[examples]'"
+    assert not [warning for warning in warnings if not warning.startswith("Failed to load CPU gemm_4bit_forward")]
 
 
 def test_a_module_of_our_own_that_is_missing_is_no_missing_package() -> None:
