@@ -26,6 +26,7 @@ CAPTIONS = {
     "curves": "Hack and pass rate of the policy's own rollouts, smoothed over five steps; bands are the range over seeds.",
     "controls": "The same beside the controls.",
     "baselines": "The same beside the baselines.",
+    "variants": "The same beside variants: an arm with other settings.",
     "survival": "Share of the seeds in which no step so far had half of its rollouts hack.",
     "loopholes": "Hack rate on held-out problems by loophole; a dot is a seed.",
     "cosines": "Hack-ward share of each step before and after the projection, and what random subspaces would catch of it.",
@@ -43,8 +44,8 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
     families = _families(results)
     figures = {name: _curves(runs) for name, runs in families.items()}
     figures |= {
-        "survival": _survival(results),
-        "loopholes": _loopholes(results),
+        "survival": _survival(families["curves"]),
+        "loopholes": _loopholes(families["curves"]),
         "cosines": _cosines(families["curves"]),
     }
     paths = []
@@ -63,17 +64,23 @@ def figure_names(results: Sequence[RunResult]) -> list[str]:
 
 
 def _families(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """All runs in one figure where colours suffice; else methods, controls and baselines apart, with the primary contrast in each."""
+    """All runs in one figure where colours suffice; else methods, controls, baselines and variants apart, with the primary contrast
+    in each."""
     if len(by_arm(results)) <= len(_COLOURS):
         return {"curves": list(results)}
-    families: dict[str, list[RunResult]] = {"curves": [], "controls": [], "baselines": []}
+    primary = [run for run in results if run.arm in (REFERENCE, MAIN)]
+    families: dict[str, list[RunResult]] = {"curves": [], "controls": [], "baselines": [], "variants": []}
     for run in results:
-        arm = ARMS.get(run.arm.partition("@")[0])
-        kind = "" if arm is None else arm.purpose.partition(":")[0]
-        own = {"control": "controls", "baseline": "baselines"}.get(kind, "curves")
-        for name in families if run.arm in (REFERENCE, MAIN) else [own]:
-            families[name].append(run)
-    return {name: runs for name, runs in families.items() if runs}
+        if run.arm not in (REFERENCE, MAIN):
+            families[_family(run.arm)].append(run)
+    found = {name: primary + runs for name, runs in families.items() if runs}
+    return {"curves": primary or list(results), **found}
+
+
+def _family(arm: str) -> str:
+    name, variant, _ = arm.partition("@")
+    kind = ARMS[name].purpose.partition(":")[0] if name in ARMS else ""
+    return {"control": "controls", "baseline": "baselines"}.get(kind, "variants" if variant else "curves")
 
 
 def _curves(results: Sequence[RunResult]) -> Any:

@@ -46,66 +46,95 @@ class Question:
         )
 
 
-_LONG = ":steps=120"
-_NO_TEACHER = ":teacher_per_group=0:warm_hack_share=0.05"
+@dataclass(frozen=True)
+class Scale:
+    """The numbers that a preset's questions are asked with.
 
-QUESTIONS = (
-    Question(
-        "Is it the direction, and not that something was removed?",
-        # Random rows that catch as much: (cos_in / chart_null_cos)² of vanilla's steps, in the mean over its first three runs.
-        ("random-matched:matched_ratio=87", "placebo", "shrinkage", "random"),
-        (MAIN,),
-        seeds=5,
+    Args:
+        matched_ratio: random rows for each row of the direction, so that they catch as much of vanilla's steps: the mean of
+            `(cos_in / chart_null_cos)²` over its first three runs.
+        n_pairs, k: fewer than the preset's, to see what they matter.
+        steps: three times longer than the preset trains.
+        no_teacher: what sets the policy going without cached hacks, as a variant is written.
+        loopholes: whether there are enough loopholes to hide some of them.
+    """
+
+    matched_ratio: int
+    n_pairs: int
+    k: int
+    steps: int
+    no_teacher: str
+    loopholes: bool
+
+
+SCALES: Mapping[str, Scale] = {
+    "smollm2": Scale(
+        87, n_pairs=16, k=6, steps=120, no_teacher="teacher_per_group=0:warm_hack_share=0.05", loopholes=True
     ),
-    Question("Gradient or update space?", ("erase-gradient",), (MAIN,)),
-    Question(
-        "How much does the overshoot do, and what do the other gates?",
-        ("erase-update:overshoot=1", "erase-update-two-sided", "erase-update-reverse"),
-        (MAIN,),
-    ),
-    Question(
-        "How do pairs, rows, rank, chart and basis matter?",
-        (
-            "erase-update:n_pairs=16",
-            "erase-update:k=6",
-            "erase-update:chart_rank=16",
-            "erase-update:chart=diagonal",
-            "erase-update:basis=weight",
+    "demo": Scale(29, n_pairs=32, k=24, steps=108, no_teacher="teacher_per_group=0", loopholes=False),
+}
+"""By preset, those whose results are published."""
+
+
+def questions(preset: str) -> list[Question]:
+    """What is asked of a preset's runs."""
+    scale = SCALES[preset]
+    long, alone = f":steps={scale.steps}", f":{scale.no_teacher}"
+    asked = [
+        Question(
+            "Is it the direction, and not that something was removed?",
+            (f"random-matched:matched_ratio={scale.matched_ratio}", "placebo", "shrinkage", "random"),
+            (MAIN,),
+            seeds=5,
         ),
-        (MAIN,),
-    ),
-    Question("Does it last three times longer?", (f"erase-update{_LONG}",), (f"vanilla{_LONG}",)),
-    Question("Does fitting the direction anew help?", ("erase-update-refresh",), (MAIN,)),
-    Question(
-        "Does it work where no cached hack is shown?", (f"erase-update{_NO_TEACHER}",), (f"vanilla{_NO_TEACHER}",)
-    ),
-    Question(
-        "Does a direction from two loopholes suppress the other two?",
-        ("weak-detector",),
-        (REFERENCE,),
-        by_loophole=True,
-    ),
-    Question(
-        "How does it compare with a change of the reward?",
-        ("ground-truth-penalty", "advantage-modification", "kl", "no-loophole"),
-        (MAIN,),
-        seeds=5,
-    ),
-    Question(
-        "On the adapter of singular values, the original system's own parametrisation?",
-        ("erase-svd",),
-        ("vanilla-svd",),
-        seeds=5,
-    ),
-    Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
-)
+        Question("Gradient or update space?", ("erase-gradient",), (MAIN,)),
+        Question(
+            "How much does the overshoot do, and what do the other gates?",
+            ("erase-update:overshoot=1", "erase-update-two-sided", "erase-update-reverse"),
+            (MAIN,),
+        ),
+        Question(
+            "How do pairs, rows, rank, chart and basis matter?",
+            tuple(
+                f"erase-update:{change}"
+                for change in (
+                    f"n_pairs={scale.n_pairs}",
+                    f"k={scale.k}",
+                    "chart_rank=16",
+                    "chart=diagonal",
+                    "basis=weight",
+                )
+            ),
+            (MAIN,),
+        ),
+        Question("Does it last three times longer?", (f"erase-update{long}",), (f"vanilla{long}",)),
+        Question("Does fitting the direction anew help?", ("erase-update-refresh",), (MAIN,)),
+        Question("Does it work where no cached hack is shown?", (f"erase-update{alone}",), (f"vanilla{alone}",)),
+        Question(
+            "How does it compare with a change of the reward?",
+            ("ground-truth-penalty", "advantage-modification", "kl", "no-loophole"),
+            (MAIN,),
+            seeds=5,
+        ),
+        Question(
+            "On the adapter of singular values, the original system's own parametrisation?",
+            ("erase-svd",),
+            ("vanilla-svd",),
+            seeds=5,
+        ),
+        Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
+    ]
+    if scale.loopholes:
+        weak = "Does a direction from two loopholes suppress the other two?"
+        asked.append(Question(weak, ("weak-detector",), (REFERENCE,), by_loophole=True))
+    return asked
 
 
 def answers(runs: Sequence[RunResult], preset: str) -> list[Block]:
     """Every question with a table and a sentence for what was run, and a command for what was not."""
     groups = {arm: found for (_, arm), found in by_arm(runs).items()}
     blocks: list[Block] = [Heading(3, f"Questions ({preset})")]
-    for question in QUESTIONS:
+    for question in questions(preset):
         blocks += [Heading(4, question.text), *_answer(question, groups, preset)]
     return blocks
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.document import Block, Grid, Heading, Picture, Text
-from examples.leetcode_grpo.questions import answers
+from examples.leetcode_grpo.questions import SCALES, answers
 from examples.leetcode_grpo.results import RunResult, load_results, result_files
-from examples.leetcode_grpo.tables import CONTRAST_HEADER, HEADER, arm_rows, primary_rows, secondary_rows
+from examples.leetcode_grpo.tables import CONTRAST_HEADER, HEADER, arm_rows, preregistered, primary_rows, secondary_rows
 from examples.leetcode_grpo.uat_table import UAT_CAPTION, UAT_HEADER, load_uat, uat_rows
 from examples.leetcode_grpo.verdict import verdict
 
@@ -83,9 +83,9 @@ def blocks(folder: Path, figures: Path, draw: bool, files: bool) -> list[Block]:
 
 
 def findings(runs: Sequence[RunResult]) -> list[Block]:
-    """The verdict and the table of arms alone."""
+    """The verdict and the table of the arms that it is about alone."""
     found: list[Block] = [Text(sentence, strong=True) for sentence in verdict(runs)]
-    return [*found, Grid(HEADER, [row.cells() for row in arm_rows(runs)])]
+    return [*found, Grid(HEADER, [row.cells() for row in arm_rows(preregistered(runs))])]
 
 
 def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
@@ -106,8 +106,8 @@ def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
             found += [Heading(3, f"{heading} ({section.title})"), Grid(header, rows)]
     found.append(Text(_legend(section.runs)))
     found += [Picture(figures / name, CAPTIONS[name]) for name in figure_names(section.runs)]
-    if section.title == COUNTED:
-        found += answers(section.runs, section.runs[0].preset)
+    if section.title in SCALES:
+        found += answers(section.runs, section.title)
     return found
 
 

@@ -130,8 +130,20 @@ def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
     groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
     if MAIN not in groups:
         return []
-    controls = [arm for name in SECONDARY for arm in groups if arm == name or arm.startswith(f"{name}@matched_ratio=")]
+    controls = [arm for name in SECONDARY for arm in groups if _is(arm, name)]
     return contrast_rows([(groups[MAIN], groups[arm]) for arm in controls])
+
+
+def preregistered(results: Sequence[RunResult]) -> list[RunResult]:
+    """The runs of the primary and the secondary contrasts; all runs where there are none of the main arm."""
+    if not any(run.arm == MAIN for run in results):
+        return list(results)
+    return [run for run in results if any(_is(run.arm, name) for name in (REFERENCE, MAIN, *SECONDARY))]
+
+
+def _is(arm: str, name: str) -> bool:
+    """Whether an arm is the one of that name; a matched control is, in any ratio."""
+    return arm == name or arm.startswith(f"{name}@matched_ratio=")
 
 
 def by_arm(results: Sequence[RunResult]) -> dict[tuple[str, str], list[RunResult]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
+import pytest
 from typer.testing import CliRunner
 
 from examples.leetcode_grpo.arms import get_arm
 from examples.leetcode_grpo.cli import app
 from examples.leetcode_grpo.document import Block, Grid, Heading, Text
-from examples.leetcode_grpo.questions import QUESTIONS, answers
+from examples.leetcode_grpo.presets import get_preset
+from examples.leetcode_grpo.questions import SCALES, answers, questions
 from examples.leetcode_grpo.results import RunResult
 from examples.leetcode_grpo.tables import secondary_rows
 from tests.examples.results_helpers import made_result
@@ -28,9 +30,10 @@ def _texts(blocks: list[Block]) -> str:
     return " ".join(block.text for block in blocks if isinstance(block, Text))
 
 
-def test_without_runs_every_question_says_how_to_run_it() -> None:
-    blocks = answers([made_result("vanilla"), made_result("erase-update")], "smollm2")
-    for question in QUESTIONS:
+@pytest.mark.parametrize("preset", SCALES)
+def test_without_runs_every_question_says_how_to_run_it(preset: str) -> None:
+    blocks = answers([made_result("vanilla"), made_result("erase-update")], preset)
+    for question in questions(preset):
         found = _after(blocks, question.text)
         assert not any(isinstance(block, Grid) for block in found), question.text
         text = _texts(found)
@@ -43,10 +46,11 @@ def test_without_runs_every_question_says_how_to_run_it() -> None:
         assert {get_arm(spec).name for spec in asked} == set(named)
 
 
-def test_the_commands_are_ones_that_the_command_line_knows() -> None:
-    for question in QUESTIONS:
+@pytest.mark.parametrize("preset", SCALES)
+def test_the_commands_are_ones_that_the_command_line_knows(preset: str) -> None:
+    for question in questions(preset):
         missing = [name for pair in question.pairs() for name in pair]
-        command = shlex.split(question.command(missing, "smollm2"))[3:]
+        command = shlex.split(question.command(missing, preset))[3:]
         result = CliRunner().invoke(app, [*command, "--help"])
         assert result.exit_code == 0, result.output
 
@@ -75,6 +79,15 @@ def test_the_weak_detector_is_read_by_loophole() -> None:
     text = _texts(_after(answers([made_result("vanilla", hack=1.0), weak], "smollm2"), "two loopholes"))
     assert "0.000 against 1.000 on run_tests, which its pairs show" in text
     assert "0.250 against 0.250 on sentinel, which its pairs do not show" in text
+
+
+@pytest.mark.parametrize("preset", SCALES)
+def test_every_variant_differs_from_its_preset(preset: str) -> None:
+    """A question about fewer rows asks for fewer rows than there are."""
+    for question in questions(preset):
+        for spec in (*question.arms, *question.against):
+            arm, base = get_arm(spec), get_arm(spec.partition(":")[0])
+            assert (arm.config(get_preset(preset)) != base.config(get_preset(preset))) == (":" in spec), spec
 
 
 def test_a_matched_control_counts_in_any_ratio() -> None:

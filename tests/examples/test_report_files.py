@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from examples.leetcode_grpo.document import Grid
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.report import show_table, write_page, write_parts, write_report
 from examples.leetcode_grpo.results import RunResult
+from examples.leetcode_grpo.sections import findings
 from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, primary_rows, secondary_rows
 from examples.leetcode_grpo.verdict import verdict
 from tests.examples.results_helpers import made_result, made_uat
@@ -122,6 +124,16 @@ def test_many_arms_are_drawn_in_families() -> None:
     runs = [made_result(arm) for arm in arms]
     assert figure_names(runs) == ["curves", "controls", "baselines", "survival", "loopholes", "cosines"]
     assert figure_names(runs[:4]) == ["curves", "survival", "loopholes", "cosines"]
+    runs += [made_result(f"erase-update@k={k}") for k in (6, 12)]
+    assert figure_names(runs)[:4] == ["curves", "controls", "baselines", "variants"]
+
+
+def test_a_part_shows_the_arms_that_were_written_down_beforehand() -> None:
+    arms = ["vanilla", "erase-update", "erase-update@k=6", "random-matched@matched_ratio=29", "random", "placebo", "kl"]
+    (table,) = [block for block in findings([made_result(arm) for arm in arms]) if isinstance(block, Grid)]
+    assert [row[0] for row in table.rows] == ["vanilla", "erase-update", "random-matched@matched_ratio=29", "placebo"]
+    (table,) = [block for block in findings([made_result("vanilla"), made_result("kl")]) if isinstance(block, Grid)]
+    assert [row[0] for row in table.rows] == ["vanilla", "kl"]
 
 
 def test_arms_stand_in_the_order_of_the_registry_with_variants_behind_theirs() -> None:
