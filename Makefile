@@ -7,6 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # torch first and by its exact version: a range would bring the newest build instead of the tested one.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 LOWEST := .venv-lowest
+BENCHMARKS := choices extraction grading leak parallel routing step_time validation
 # Two test processes with one torch thread each.
 WORKERS ?= 2
 
@@ -63,7 +64,7 @@ docs: setup ## the documentation site, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: setup ## the benchmarks, on this machine
-	for script in benchmarks/*.py; do $(PY) "$$script" || exit 1; done
+	for name in $(BENCHMARKS); do $(PY) -m benchmarks.$$name || exit 1; done
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(LOWEST) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

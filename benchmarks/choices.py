@@ -1,6 +1,6 @@
 """What the defaults of `HackDirection.fit` are argued from: curves over rank, rows, pairs and noise floor.
 
-Run it as `python benchmarks/choices.py [--families smollm2 demo qwen3] [--device cpu|cuda] [--out DIR]`. For every family
+Run it as `python -m benchmarks.choices [--families smollm2 demo qwen3] [--device cpu|cuda] [--out DIR]`. For every family
 of models one JSON file is written; `--draw DIR` draws the figures of such files, and writes their tables into the docs. Every share stands beside
 what random bases or random rows would catch, and bases from the pairs' gradients stand beside bases from the weights'
 singular vectors. Pairs of the built-in bank, one to a prompt; the held-out ones take no part in bases, rows or orientation.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/choices.py` finds the parts
 
 from benchmarks.parts.curves import (
     FLOORS,

@@ -1,6 +1,6 @@
 """`HackDirection.fit` against one backward for every completion: seconds, peak memory, and whether both find the same.
 
-Run it as `python benchmarks/extraction.py [--device cpu|cuda] [--pairs 64] [--batch-size 8] [--out FILE]`. The peer is the
+Run it as `python -m benchmarks.extraction [--device cpu|cuda] [--pairs 64] [--batch-size 8] [--out FILE]`. The peer is the
 same fit, with every gradient from a forward and a backward of one completion (`benchmarks/parts/loop.py`): the linear
 algebra on both sides is the same, the way to the gradients is not. Equality is measured on the fast fit's charts.
 Memory is compared with one ordinary training pass (forward, backward, gradients of the covered weights) over the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from collections import defaultdict
@@ -23,8 +22,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/extraction.py` finds the parts
 
 from benchmarks.parts.extraction_table import tables
 from benchmarks.parts.loop import visit_by_loop

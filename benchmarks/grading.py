@@ -27,9 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/grading.py` finds the example
-
 from examples.leetcode_grpo.files import write_text
 from examples.leetcode_grpo.grading import Grade, Grader
 from examples.leetcode_grpo.loopholes import Loophole

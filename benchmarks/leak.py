@@ -8,7 +8,6 @@ gradients, projected in gradient space, in update space, and not at all. The sha
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Muon, Optimizer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/leak.py` finds the parts
 
 from benchmarks.parts.policies import facts, load_family, make_pairs
 from benchmarks.parts.records import table, write_record

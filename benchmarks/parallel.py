@@ -29,8 +29,6 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/parallel.py` finds the parts
-
 from benchmarks.parts.policies import facts
 from benchmarks.parts.records import table, write_record
 from benchmarks.parts.shapes import random_direction, smollm2_shaped

@@ -166,7 +166,8 @@ def show(record: dict[str, Any]) -> str:
     return table(heads, rows)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", choices=["tiny", "demo", "smollm2"])
     parser.add_argument("--device", default="cpu")
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--k", type=int, default=24)
     parser.add_argument("--out", type=Path)
-    record = measure(args := parser.parse_args())
+    record = measure(args := parser.parse_args(arguments))
     print(show(record))
     write_record(args.out, record)
 

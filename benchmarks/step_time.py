@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/step_time.py` finds the parts
 
 import svdproj.plan
 from benchmarks.parts.peers import bases_of, gradient_hooks, loop_around_step, loop_over_gradients

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/tables.py` finds the parts
 
 from benchmarks import leak, step_time
 from benchmarks.parts.records import RESULTS, table

@@ -128,7 +128,7 @@ def published() -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("validation-*.json"))]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", choices=FAMILIES, default="demo")
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--page", action="store_true", help="write the published tables into the documentation")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.page:
         write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), published()))
         return

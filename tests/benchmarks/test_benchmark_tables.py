@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,14 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         assert wrapped["all_reduces"] == reductions
         assert wrapped["metrics"]["svdproj/residual"] < 1e-5
         assert wrapped["difference"] < 3 * results[f"{layout}: {parallel.WAYS[0]}"]["difference"]
+
+
+def test_make_bench_names_every_benchmark_and_they_start() -> None:
+    root = Path(__file__).resolve().parents[2]
+    (names,) = re.findall(r"^BENCHMARKS := (.*)$", (root / "Makefile").read_text(), flags=re.MULTILINE)
+    scripts = {path.stem for path in (root / "benchmarks").glob("*.py")}
+    assert set(names.split()) == scripts - {"tables", "__init__"}  # the tables are made from what the others wrote
+    for name in scripts - {"__init__"}:
+        main = import_module(f"benchmarks.{name}").main
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
