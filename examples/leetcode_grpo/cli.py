@@ -38,7 +38,7 @@ Problems = Annotated[str | None, typer.Option(help="'builtin', or a LeetCode JSO
 Steps = Annotated[int | None, typer.Option(min=1, help="Reinforcement learning steps. Default: the preset's.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu' or 'cuda'.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
 
 
 @app.command("fetch-model")

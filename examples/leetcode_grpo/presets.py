@@ -177,6 +177,9 @@ class Preset:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not getattr(self, name) < 1:
+                raise UsageError(f"{name} must be less than 1, got {getattr(self, name)}")
         if self.noise_floor == 1:
             raise UsageError("noise_floor must leave some rows: less than 1, got 1.0")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -93,11 +94,13 @@ def seed_quarantine(model: nn.Module, direction: HackDirection, scale: float) ->
             that makes the hack completions likelier would go, each row weighted by its singular value.
 
     Raises:
-        ValueError: no quarantine, or a direction that covers none of its parameters.
+        ValueError: no quarantine, a direction that covers none of its parameters, or a scale that is not finite.
 
     Example:
         >>> seed_quarantine(model, direction, scale=3.0)  # doctest: +SKIP
     """
+    if not isfinite(scale):
+        raise ValueError(f"scale must be a finite length in units of singular values, got {scale}")
     quarantine = quarantine_of(model)
     covered = {name: subspace for name, subspace in direction.subspaces.items() if name in quarantine}
     if not covered:
