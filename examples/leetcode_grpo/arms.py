@@ -130,7 +130,12 @@ ARMS: Mapping[str, Arm] = {
             source="random-matched",
             numbers={"matched_ratio": None},
         ),
-        Arm("shrinkage", "control: the same loss of length, no change of direction", projection=_ONCE, shrink=True),
+        Arm(
+            "shrinkage",
+            "control: the loss of length that removing the component once would bring, no change of direction",
+            projection=_ONCE,
+            shrink=True,
+        ),
         Arm("placebo", "control: a direction from clean against clean", source="placebo"),
         Arm("vanilla-svd", "vanilla on the SVD adapter", projection=_MEASURE, settings=_SVD),
         Arm("erase-svd", "erase-update on the SVD adapter", settings=_SVD),

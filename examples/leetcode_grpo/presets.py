@@ -200,6 +200,15 @@ class Preset:
             changes[name] = _parse(name, text, hints[name])
         return replace(self, **changes)
 
+    def with_values(self, values: Mapping[str, Any]) -> Preset:
+        """This preset with values as a results file has them: lists for tuples.
+
+        Raises:
+            UsageError: a value does not fit.
+        """
+        changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "name"}
+        return replace(self, **changes)
+
     @property
     def known(self) -> tuple[str, ...]:
         """The loopholes that pairs and cached rollouts may show."""
