@@ -99,7 +99,7 @@ def test_the_sdist_can_build_test_and_document(distributions: Path) -> None:
         "README.md",
     ):
         assert needed in names
-    assert not any(name.startswith(("site/", ".venv/", "runs/")) or "__pycache__" in name for name in names)
+    assert not any(name.startswith(("site/", ".venv/", "results/")) or "__pycache__" in name for name in names)
 
 
 def _environment(folder: Path) -> Path:
