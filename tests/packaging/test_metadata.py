@@ -161,3 +161,5 @@ def test_the_hosted_workflow_runs_what_runs_on_a_desk() -> None:
 def test_the_changelog_has_a_place_for_what_is_to_come() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "\n## [Unreleased]\n" in text
+    if "\n## [0" not in text:
+        assert "### Fixed" not in text, "nothing is released yet, so nothing can have been fixed since"
