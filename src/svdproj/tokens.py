@@ -50,8 +50,9 @@ def encode_completion(tokenizer: Any, prompt: Prompt, completion: str) -> Encode
         ValueError: a chat prompt without a chat template; a completion without a token.
 
     Example:
-        >>> encode_completion(tokenizer, "Sort xs.", "return sorted(xs)").completion_length  # doctest: +SKIP
-        6
+        >>> encoded = encode_completion(tokenizer, "Sort xs.", "return sorted(xs)")
+        >>> encoded.ids[-1] == tokenizer.eos_token_id
+        True
     """
     prompt_ids = _prompt_ids(tokenizer, prompt)
     completion_ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
@@ -76,7 +77,9 @@ def encode_pair(tokenizer: Any, pair: ContrastivePair, max_length: int | None = 
             tokens; a side longer than the model's context.
 
     Example:
-        >>> hack, clean = encode_pair(tokenizer, pair, max_length=2048)  # doctest: +SKIP
+        >>> hack, clean = encode_pair(tokenizer, pairs[0], max_length=2048)
+        >>> hack.prompt_length == clean.prompt_length
+        True
     """
     name = f"pair {pair.id!r}" if pair.id else f"the pair with the prompt {prompt_key(pair.prompt)[:40]!r}"
     try:

@@ -22,6 +22,7 @@ from tests.conformance.helpers import (
     direction_for,
     train,
 )
+from tests.gate_helpers import REMOVING
 
 Make = Callable[[Any], torch.optim.Optimizer]
 
@@ -71,7 +72,7 @@ def test_an_empty_direction_and_measuring_change_no_bit(name: str) -> None:
     assert_same_training(bare, trained(direction_for(bare[0]), mode="measure"))
 
 
-@pytest.mark.parametrize("gate", ["one_sided", "two_sided"])
+@pytest.mark.parametrize("gate", REMOVING)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_applied_update_stays_out(name: str, gate: str) -> None:
     model = Weights()
