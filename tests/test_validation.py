@@ -271,10 +271,21 @@ def test_bad_input_is_named(direction: HackDirection, model: nn.Module, tokenize
         HackDirection.empty().validate(model, tokenizer, FRESH)
     with pytest.raises(ValueError, match="scoring needs completions"):
         direction.score(model, tokenizer, [])
+    for call in (direction.score, direction.validate):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+            call(model, tokenizer, FRESH if call == direction.validate else [("a", "b")], batch_size=0)
     with pytest.raises(ValueError, match=r"completion 1: .* takes 3.. tokens, the model's context is 256"):
         direction.score(model, tokenizer, [("a", "b"), ("a", "b" * 300)])
     with pytest.raises(ValueError, match="belongs to another model"):
         direction.score(tiny_llama(hidden_size=32), tokenizer, [("a", "b")])
+
+
+def test_tokens_that_the_model_has_no_row_for_are_named(direction: HackDirection, model: nn.Module) -> None:
+    larger = tiny_tokenizer()
+    larger.add_tokens(["<think>"])
+    with pytest.raises(ValueError, match=r"token 258 \('<think>'\) has no row .* has 258: .*resize_token_embeddings"):
+        direction.score(model, larger, [("a", "b"), ("a", "<think>b")])
+    direction.score(model, larger, [("a", "b")])  # the tokens that it has are as good as ever
 
 
 def test_gradients_that_are_not_finite_are_an_error(direction: HackDirection, tokenizer: Any) -> None:

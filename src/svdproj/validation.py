@@ -20,7 +20,7 @@ from svdproj.progress import progress_bar
 from svdproj.readings import Reading, Readings, read_samples
 from svdproj.significance import auroc, cluster_means, sign_flip_p_value, t_statistic, t_statistics
 from svdproj.subspace import Subspace
-from svdproj.tokens import context_length, encode_pair, prompt_key
+from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key
 
 # A direction has to pass both tests at this level to be called better than random.
 SIGNIFICANCE = 0.05
@@ -187,6 +187,7 @@ def validate_subspaces(
         raise ValueError("an empty direction has nothing to validate")
     loss = metadata.loss or "mean"
     encoded = [encode_pair(tokenizer, pair, context_length(model)) for pair in pairs]
+    check_vocabulary(model, tokenizer, (side for pair in encoded for side in pair))
     differences = [pair_sample(pair, loss) for pair in encoded]
     completions = [completion_sample(side, loss) for pair in encoded for side in pair]
     with progress_bar(3 * len(pairs), progress, "validating") as on_batch:
