@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,49 @@ def test_validate_saves_its_figures_into_the_file(folder: Path, tmp_path: Path) 
     assert after.fingerprint == before.fingerprint
 
 
+def test_validate_saves_figures_of_held_out_pairs_alone(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    path.write_bytes((folder / "d.safetensors").read_bytes())
+    common = ["validate", path, "--pairs", folder / "pairs.jsonl", "--all-pairs", "--save"]
+    refused = error_line(run(*common, "--model", tmp_path / "not asked for"))
+    assert "--save keeps a direction's figures on held-out pairs, and some of these have prompts" in refused
+    direction = HackDirection.load(path)
+    HackDirection(direction.subspaces, replace(direction.metadata, fitted_prompts=())).save(tmp_path / "u.safetensors")
+    unknown = ["validate", tmp_path / "u.safetensors", "--pairs", folder / "fresh.jsonl", "--model", folder / "model"]
+    assert "it does not know its prompts" in error_line(run(*unknown, "--save"))
+    assert "does not know which prompts it was fitted on" in ok(run(*unknown))
+    assert path.read_bytes() == (folder / "d.safetensors").read_bytes()
+
+
+def test_validate_saves_no_figures_of_other_weights(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    path.write_bytes((folder / "d.safetensors").read_bytes())
+    result = run("validate", path, "--model", folder / "other", "--pairs", folder / "fresh.jsonl", "--save", "--quiet")
+    assert result.exit_code == 2
+    warning, error = result.stderr.splitlines()
+    assert warning.startswith("warning: the direction was fitted on other weights")
+    assert error.startswith("error: --save keeps a direction's figures on the weights that it was fitted on")
+    assert path.read_bytes() == (folder / "d.safetensors").read_bytes()
+
+
+def test_validate_loses_no_figures_to_a_file_that_cannot_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.safetensors"
+    path.write_bytes((folder / "d.safetensors").read_bytes())
+    common = ["validate", path, "--model", folder / "model", "--pairs", folder / "fresh.jsonl", "--save"]
+
+    def full(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("svdproj.direction.write_direction", full)
+    late = run(*common, "--quiet")  # it could be written when it was asked about
+    assert (late.exit_code, late.stderr) == (2, "error: disk full\n")
+    assert "better than random" in late.stdout
+    monkeypatch.setattr("svdproj.cli_commands.check_writable", full)
+    assert "disk full" in error_line(run(*common))  # nothing was measured: not even a progress bar
+
+
 def test_validate_warns_about_other_weights_in_one_line(folder: Path) -> None:
     result = run(
         "validate", folder / "d.safetensors", "--model", folder / "other", "--pairs", folder / "fresh.jsonl", "--quiet"
@@ -299,6 +344,77 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(folder: Path, tmp_path: Pa
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_mistakes_in_the_options_are_said_before_the_model_is_loaded(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(folder / "model", broken)
+    (broken / "model.safetensors").write_bytes(b"half")
+    common = ["extract", "--model", broken, "--pairs", folder / "pairs.jsonl", "--out", tmp_path / "x.safetensors"]
+    for options, message in {
+        ("-k", "0"): "k must be at least 1",
+        ("--chart", "round"): "unknown chart",
+        ("--holdout", "1"): "holdout must be",
+        ("--noise-floor", "2"): "noise_floor must be",
+        ("--device", "cuda:77"): "is not usable here",
+        ("--dtype", "int8"): "unknown dtype",
+    }.items():
+        assert message in error_line(run(*common, *options))
+    for command in (common, ["validate", folder / "d.safetensors", *common[1:5]]):
+        refused = run(*command, "--seed", "99999999999999999999")
+        assert refused.exit_code == 2
+        assert "Invalid value for '--seed'" in refused.stderr
+
+
+def test_the_pairs_are_never_replaced_by_the_direction(folder: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_bytes((folder / "pairs.jsonl").read_bytes())
+    (tmp_path / "link").symlink_to(pairs)
+    for out in (pairs, tmp_path / "." / "link"):
+        found = error_line(run("extract", "--model", folder / "model", "--pairs", pairs, "--out", out))
+        assert "would replace the pairs" in found
+    assert pairs.read_bytes() == (folder / "pairs.jsonl").read_bytes()
+
+
+def test_a_home_folder_that_the_shell_left_alone_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    ok(run("inspect", folder / "d.safetensors", "--model=~/model"))
+    text = ok(run("validate", folder / "d.safetensors", "--model=~/model", "--pairs", folder / "fresh.jsonl"))
+    assert "better than random" in text
+
+
+def test_weights_that_are_cut_short_or_do_not_fit_their_configuration_are_one_line(
+    folder: Path, tmp_path: Path
+) -> None:
+    def loading(model: Path) -> str:
+        out = tmp_path / "x.safetensors"
+        result = run("extract", "--model", model, "--pairs", folder / "pairs.jsonl", "--out", out, "--quiet")
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        return str(result.stderr.splitlines()[-1])
+
+    short, unfit = tmp_path / "short", tmp_path / "unfit"
+    for copy in (short, unfit):
+        shutil.copytree(folder / "model", copy)
+    weights = short / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    config = json.loads((unfit / "config.json").read_text())
+    (unfit / "config.json").write_text(json.dumps({**config, "hidden_size": 32}))
+    for model in (short, unfit):
+        assert loading(model).startswith(f"error: cannot load '{model}': ")
+
+
+def test_a_token_that_the_model_has_no_row_for_is_one_line(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    pairs = [ContrastivePair(p.prompt, "<think>" + p.hack, p.clean) for p in tiny_pairs(6, start=50)]
+    ContrastivePair.save(pairs, tmp_path / "pairs.jsonl")
+    common = ["--model", tmp_path / "model", "--pairs", tmp_path / "pairs.jsonl", "--quiet"]
+    for command in (["extract", "--out", tmp_path / "x.safetensors"], ["validate", folder / "d.safetensors"]):
+        found = error_line(run(*command, *common))
+        assert "token 258 ('<think>') has no row in the model's input embedding, which has 258" in found
+        assert "resize_token_embeddings" in found
+
+
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -364,22 +480,41 @@ def test_the_installed_command_runs(folder: Path) -> None:
 
 def test_help_names_the_commands_and_the_exit_statuses() -> None:
     text = ok(run("--help"))
-    for word in ("extract", "inspect", "validate", "compare", "Exit status"):
+    for word in ("extract", "inspect", "validate", "compare", "Exit status", "70"):
         assert word in text
     assert ok(run("--version")).startswith("svdproj ")
 
 
-def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object) -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize("mistake", [ZeroDivisionError(), RuntimeError("a matrix is singular")])
+def test_a_bug_keeps_its_traceback_and_does_not_answer(
+    mistake: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise mistake
 
-    monkeypatch.setattr("svdproj.inspection.direction_table", broken)
-    assert isinstance(run("inspect", folder / "d.safetensors").exception, ZeroDivisionError)
+    monkeypatch.setattr(HackDirection, "validate", broken)
+    common = ["--model", folder / "model", "--pairs", folder / "fresh.jsonl"]
+    result = run("validate", folder / "d.safetensors", *common)
+    assert result.exit_code == 70
+    assert result.stderr.startswith("Traceback")
+    assert type(mistake).__name__ in result.stderr.splitlines()[-1]
+
+
+def test_a_lack_of_memory_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise RuntimeError("not enough memory: you tried to allocate 7 bytes")
+
+    monkeypatch.setattr(HackDirection, "validate", full)
+    common = ["--model", folder / "model", "--pairs", folder / "fresh.jsonl"]
+    assert "a smaller --batch-size takes less" in error_line(run("validate", folder / "d.safetensors", *common))
 
 
 def test_errors_show_their_origin_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVDPROJ_TRACEBACK", "1")
-    assert isinstance(run("inspect", folder / "none.safetensors").exception, FileNotFoundError)
+    result = run("inspect", folder / "none.safetensors")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Traceback")
+    assert "error: " in result.stderr.splitlines()[-1]
 
 
 def test_an_interrupted_command_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -112,16 +113,24 @@ def test_the_card_says_what_was_measured_and_against_what(direction: HackDirecti
     assert head["library_name"] == "svdproj"
     assert "base_model" not in head  # the tiny model has no name on the hub
     assert "On 6 held-out pairs of 6 prompts: **better than random**" in body
+    figures = direction.metadata.validation
+    assert f"| {figures['sign_accuracy']:.3f} | 5 % reach {figures['random_sign_accuracy']:.3f} |" in body
+    assert f"| cosine | {figures['cos']:.3f} | in the mean {figures['chart_null_cos']:.3f} |" in body
     assert direction.summary() in body
     assert direction.fingerprint in body
     assert direction.metadata.pairs_hash in body
     assert 'HackDirection.from_pretrained("me/hacks", model=model)' in body
 
 
-def test_the_card_names_a_base_model_that_is_on_the_hub_and_no_local_path(direction: HackDirection, hub: Hub) -> None:
+def test_the_card_names_a_base_model_that_is_on_the_hub_and_no_local_path(
+    direction: HackDirection, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dataclasses import replace
 
-    for model_id, expected in (("org/model", "org/model"), ("/home/me", None), ("./a/b", None), ("a/b/c", None)):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "last").mkdir(parents=True)
+    names = {"org/model": "org/model", "/home/me": None, "./a/b": None, "a/b/c": None, "runs/last": None}
+    for model_id, expected in names.items():
         named = HackDirection(direction.subspaces, replace(direction.metadata, model_id=model_id))
         assert card(named, hub)[0].get("base_model") == expected
 
@@ -129,10 +138,27 @@ def test_the_card_names_a_base_model_that_is_on_the_hub_and_no_local_path(direct
 def test_the_card_of_a_control_or_an_unmeasured_direction_claims_nothing(direction: HackDirection, hub: Hub) -> None:
     _, body = card(direction.random_like(0), hub)
     assert "**This is a control: random rows in the charts.**" in body
-    assert "Nothing was held out" in body
+    assert "6 pairs were held out from the fit that this direction was made from" in body
+    assert "Nothing was held out" not in body
     assert "better than random**" not in body
+    assert "Nothing was held out" not in card(direction.truncate(1), hub)[1]
     gradients = HackDirection.from_gradients({"weight": torch.randn(3, 4, 4)}, chart="dense", k=2)
     assert "an unnamed model" in card(gradients, hub)[1]
+    assert "Nothing was held out" in card(gradients, hub)[1]
+
+
+def test_pairs_that_were_fitted_on_are_never_called_held_out(direction: HackDirection, hub: Hub) -> None:
+    from dataclasses import replace
+
+    for n_fitted, words in (
+        (3, "6 pairs of 6 prompts, 3 of them with prompts that it was fitted on"),
+        (math.nan, "may be among"),
+    ):
+        figures = {**direction.metadata.validation, "n_fitted": n_fitted}
+        measured = HackDirection(direction.subspaces, replace(direction.metadata, validation=figures))
+        for text in (measured.summary(), card(measured, hub)[1]):
+            assert words in text
+            assert "held-out pairs" not in text
 
 
 class Refused(huggingface_hub.errors.HfHubHTTPError):

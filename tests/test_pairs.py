@@ -60,6 +60,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "tags as a string": ({**GOOD, "tags": "easy"}, "tags must be a list"),
     "tags of another type": ({**GOOD, "tags": 3}, "tags must be a list"),
     "an id of another type": ({**GOOD, "id": 7}, "'id' must be text"),
+    "half of a character": (
+        {**GOOD, "hack": "ok \ud83d."},
+        r"'hack' has half of a surrogate pair, '\\ud83d', at character 3",
+    ),
+    "half of a character in a message": (
+        {**GOOD, "prompt": [{"role": "user", "content": [{"text": "\udc00"}]}]},
+        "'prompt' has half of a surrogate pair",
+    ),
+    "half of a character in a tag": ({**GOOD, "tags": ["\udc00"]}, "'tags' has half of a surrogate pair"),
 }
 
 
@@ -123,6 +132,15 @@ def test_pairs_are_chosen_by_tags() -> None:
         ContrastivePair.select(pairs, tags=["medium"])
     with pytest.raises(ValueError, match="lists of tags"):
         ContrastivePair.select(pairs, tags="easy")
+
+
+@given(record=fields)
+def test_equal_pairs_have_equal_hashes(record: Any) -> None:
+    assert len({ContrastivePair(**record), ContrastivePair(**record)}) == 1
+
+
+def test_pairs_that_differ_in_their_prompts_alone_stay_two_in_a_set() -> None:
+    assert len({ContrastivePair([{"role": "user", "content": text}], "h", "c") for text in "ab"}) == 2
 
 
 def test_a_pair_does_not_change_with_what_it_was_made_of() -> None:

@@ -121,18 +121,36 @@ def test_the_fit_records_what_it_knows(direction: HackDirection) -> None:
         assert value
 
 
-def assert_no_figures(metadata: DirectionMetadata) -> None:
-    assert isnan(metadata.energy.rows)
+ROWS, CHARTS = ("rows", "rows_held_out", "rows_random"), ("chart", "chart_held_out", "chart_random")
+
+
+def assert_no_figures(metadata: DirectionMetadata, same_charts: bool = True) -> None:
+    """Nothing that was measured on other rows is left, and of their charts what is still true alone."""
+    energies = [metadata.energy, *metadata.energy_by_parameter.values()]
+    assert all(isnan(getattr(energy, part)) for energy in energies for part in ROWS)
+    assert all(isnan(getattr(energy, part)) != same_charts for energy in energies for part in CHARTS)
     assert isnan(metadata.held_out_accuracy)
+    assert isnan(metadata.halves_overlap)
+    assert isnan(metadata.halves_overlap_random)
     assert metadata.validation == {}
-    assert all(isnan(energy.rows_held_out) for energy in metadata.energy_by_parameter.values())
 
 
 def test_figures_do_not_outlive_their_rows(direction: HackDirection) -> None:
+    for name in ("halves_overlap", "halves_overlap_random"):
+        assert not isnan(getattr(direction.metadata, name))
     assert_no_figures(direction.truncate(1).metadata)
-    assert_no_figures(direction.truncate(noise_floor=0.5).metadata)
-    assert "verdict" in direction.summary()
-    assert "verdict" not in direction.truncate(1).summary()
+    for text in ("verdict", "two halves"):
+        assert text in direction.summary()
+        assert text not in direction.truncate(1).summary()
+
+
+def test_shares_over_all_parameters_do_not_outlive_one_of_them(direction: HackDirection) -> None:
+    part = direction.truncate(noise_floor=0.7)
+    assert len(part) < len(direction)
+    assert isnan(part.metadata.energy.chart)
+    assert set(part.metadata.energy_by_parameter) == set(part.subspaces)
+    for name, energy in part.metadata.energy_by_parameter.items():
+        assert energy.chart == direction.metadata.energy_by_parameter[name].chart
 
 
 def test_controls_say_that_they_are_controls(direction: HackDirection, tokenizer: Any) -> None:
@@ -150,7 +168,7 @@ def test_controls_say_that_they_are_controls(direction: HackDirection, tokenizer
         assert control.metadata.control == label
         assert label in control.summary()
         if control is not placebo:
-            assert_no_figures(control.metadata)
+            assert_no_figures(control.metadata, same_charts="random charts" not in label)
 
 
 def test_a_truncated_direction_s_rows_are_its_first(direction: HackDirection) -> None:

@@ -151,6 +151,15 @@ def test_prompt_keys_are_equal_for_equal_prompts_alone(one: list[Any], other: li
     assert prompt_key(first) != first[0]["content"]
 
 
+def test_prompt_keys_tell_tool_calls_apart_and_are_those_of_before_without_any() -> None:
+    plain = {"role": "assistant", "content": ""}
+    calls = [{**plain, "tool_calls": [{"name": name}]} for name in ("run", "read")]
+    assert len({prompt_key([message]) for message in (plain, *calls)}) == 3
+    assert prompt_key([calls[0]]) == prompt_key([dict(reversed(calls[0].items()))])
+    # These are in the files of directions, as hashes of the prompts that were fitted on.
+    assert prompt_key([plain, {"role": "user", "content": "x"}]) == "assistant\x01\x00user\x01x"
+
+
 def test_the_context_length_is_what_the_configuration_says() -> None:
     class Model:
         class config:

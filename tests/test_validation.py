@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from svdproj import ContrastivePair, DenseChart, HackDirection, Scores, Validation
 from svdproj.batches import completion_sample
+from svdproj.fitting import orientation
 from svdproj.readings import Reading, Readings, read_samples
 from svdproj.subspace import Subspace
 from svdproj.tokens import encode_completion
-from svdproj.validation import _pair_figures, verdict
+from svdproj.validation import ENOUGH_PROMPTS, _pair_figures, verdict
 from tests.tiny import tiny_llama, tiny_pairs, tiny_tokenizer
 
 FIT = {"k": 4, "chart_rank": 8, "progress": False}
@@ -141,22 +142,45 @@ def test_random_directions_are_called_no_better_than_random(
         assert "no better than random" in str(found)
 
 
-def test_the_verdict_errs_on_random_directions_no_more_often_than_its_level_says() -> None:
-    # Pairs with a strong common contrast: half of all random directions get every sign right.
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_verdict_errs_on_random_directions_no_more_often_than_its_level_says(turned: bool) -> None:
+    """Also on random rows that other pairs have turned hack-ward, as they turn a fitted direction's."""
+    # Pairs with a strong common contrast: half of all random directions get every sign right, and all that are turned.
     generator = torch.Generator().manual_seed(0)
     pairs, m, k = 12, 300, 5
-    encoded = 3 * torch.randn(m, generator=generator) + torch.randn(pairs, m, generator=generator)
+    contrast = 3 * torch.randn(m, generator=generator)
+    encoded, others = (contrast + torch.randn(pairs, m, generator=generator) for _ in range(2))
     prompts = [str(i) for i in range(pairs)]
     called_better = accurate = 0
     for seed in range(100):
         rows = Subspace(DenseChart((m,)), torch.zeros(k, m), torch.ones(k)).random_like(
             torch.Generator().manual_seed(seed)
         )
+        if turned:
+            rows = replace(rows, rows=rows.rows * orientation(others @ rows.rows.mT)[:, None])
         figures = _pair_figures(Readings({"w": Reading(rows, encoded, encoded.square().sum(-1))}), prompts, seed)
         accurate += figures["p_value"] <= 0.05
         called_better += verdict(figures) == "better than random"
-    assert accurate > 30
+    assert accurate > (90 if turned else 30)
     assert called_better <= 10
+
+
+def test_rows_that_are_all_of_a_chart_are_no_better_than_random_ones() -> None:
+    encoded = 3 * torch.randn(8) + torch.randn(12, 8)
+    rows = Subspace(DenseChart((8,)), torch.linalg.qr(torch.randn(8, 8)).Q, torch.ones(8))
+    rows = replace(rows, rows=rows.rows * orientation(encoded @ rows.rows.mT)[:, None])
+    reading = Reading(rows, encoded, encoded.square().sum(-1))
+    figures = _pair_figures(Readings({"w": reading}), [str(i) for i in range(12)], seed=0)
+    assert figures["p_value"] < 0.01
+    assert figures["random_p_value"] == 1.0
+
+
+def test_no_random_direction_as_good_still_leaves_a_p_value_above_zero() -> None:
+    encoded = torch.randn(300) + 0.1 * torch.randn(12, 300)
+    mean = nn.functional.normalize(encoded.mean(0, keepdim=True))
+    reading = Reading(Subspace(DenseChart((300,)), mean, torch.ones(1)), encoded, encoded.square().sum(-1))
+    figures = _pair_figures(Readings({"w": reading}), [str(i) for i in range(12)], seed=0)
+    assert figures["random_p_value"] == pytest.approx(1 / 200)
 
 
 def test_what_random_directions_reach_is_said(direction: HackDirection, model: nn.Module, tokenizer: Any) -> None:
@@ -179,6 +203,7 @@ def test_too_few_prompts_are_called_that(direction: HackDirection, model: nn.Mod
     found = direction.validate(model, tokenizer, one_prompt, progress=False)
     assert (found.n_pairs, found.n_prompts) == (len(FRESH), 1)
     assert "too few prompts" in found.verdict
+    assert ENOUGH_PROMPTS == 5
     assert f"Validation on {len(FRESH)} pairs of 1 prompt: too few prompts" in str(found)
     assert "t statistic                 undefined, p = 0.5" in str(found)
     assert math.isnan(found.halves_overlap)
@@ -193,6 +218,18 @@ def test_pairs_that_were_fitted_on_are_counted_and_can_be_left_out(
     found = direction.validate(model, tokenizer, PAIRS, progress=False)
     assert found.n_fitted == len(PAIRS) - len(held_out)
     assert f"note: {found.n_fitted} of the pairs have prompts" in str(found)
+
+
+def test_a_direction_that_does_not_know_its_prompts_says_so(model: nn.Module, tokenizer: Any) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    unknown = HackDirection.from_gradients({name: torch.randn(6, 24, 16)}, chart="dense", k=2)
+    with pytest.raises(ValueError, match="does not know which prompts it was fitted on"):
+        unknown.held_out(FRESH)
+    found = unknown.validate(model, tokenizer, FRESH[:3], progress=False)
+    assert found.n_fitted is None
+    assert math.isnan(found.figures["n_fitted"])
+    assert found.to_json()["n_fitted"] is None
+    assert "does not know which prompts it was fitted on" in str(found)
 
 
 def test_the_fit_s_own_figures_are_those_of_validating_its_held_out_pairs(
@@ -234,10 +271,21 @@ def test_bad_input_is_named(direction: HackDirection, model: nn.Module, tokenize
         HackDirection.empty().validate(model, tokenizer, FRESH)
     with pytest.raises(ValueError, match="scoring needs completions"):
         direction.score(model, tokenizer, [])
+    for call in (direction.score, direction.validate):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+            call(model, tokenizer, FRESH if call == direction.validate else [("a", "b")], batch_size=0)
     with pytest.raises(ValueError, match=r"completion 1: .* takes 3.. tokens, the model's context is 256"):
         direction.score(model, tokenizer, [("a", "b"), ("a", "b" * 300)])
     with pytest.raises(ValueError, match="belongs to another model"):
         direction.score(tiny_llama(hidden_size=32), tokenizer, [("a", "b")])
+
+
+def test_tokens_that_the_model_has_no_row_for_are_named(direction: HackDirection, model: nn.Module) -> None:
+    larger = tiny_tokenizer()
+    larger.add_tokens(["<think>"])
+    with pytest.raises(ValueError, match=r"token 258 \('<think>'\) has no row .* has 258: .*resize_token_embeddings"):
+        direction.score(model, larger, [("a", "b"), ("a", "<think>b")])
+    direction.score(model, larger, [("a", "b")])  # the tokens that it has are as good as ever
 
 
 def test_gradients_that_are_not_finite_are_an_error(direction: HackDirection, tokenizer: Any) -> None:

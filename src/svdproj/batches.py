@@ -132,8 +132,7 @@ def split_into_batches(samples: Sequence[Sample], batch_size: int, shared: bool,
         shared: the layout, one row for each sample or one for each completion.
         overhead: what a further batch costs, in tokens.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
     tokens = [s.shared_length if shared else s.longest * len(s.completions) for s in samples]
     order = sorted(range(len(samples)), key=lambda i: -tokens[i])
     # The fewest tokens for the samples from each place on, and where the first of their batches ends.
@@ -149,6 +148,16 @@ def split_into_batches(samples: Sequence[Sample], batch_size: int, shared: bool,
         batches.append(order[start : ends[start]])
         start = ends[start]
     return batches
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse batches without a sample.
+
+    Raises:
+        ValueError: `batch_size` is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 class _Predictions:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svdproj.validation import verdict
+from svdproj.validation import pairs_in_words, verdict
 
 if TYPE_CHECKING:
     from svdproj.direction import HackDirection
@@ -20,8 +21,7 @@ def model_card(direction: HackDirection, repo_id: str) -> str:
     """
     meta = direction.metadata
     head = ["---", "library_name: svdproj", "tags:", "- svdproj", "- gradient-projection"]
-    # Local paths say nothing to others, and the hub refuses them as a base model.
-    if meta.model_id.count("/") == 1 and not meta.model_id.startswith((".", "/", "~")):
+    if _on_the_hub(meta.model_id):
         head.append(f"base_model: {meta.model_id}")
     usage = f"""\
 from svdproj import HackDirection, ProjectedOptimizer
@@ -70,26 +70,37 @@ optimizer = ProjectedOptimizer(optimizer, direction, model)"""
     )
 
 
+def _on_the_hub(model_id: str) -> bool:
+    """Whether it reads like a hub's name: local paths say nothing to others, and the hub refuses them as a base model."""
+    return model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")) and not Path(model_id).exists()
+
+
 def _figures(direction: HackDirection) -> list[str]:
-    figures = direction.metadata.validation
-    if not figures:
+    meta = direction.metadata
+    figures = meta.validation
+    if not figures and not meta.n_held_out:
         return ["Nothing was held out, so nothing is known about other pairs."]
+    if not figures:
+        return [
+            f"Nothing: {meta.n_held_out} pairs were held out from the fit that this direction was made from, and what they said "
+            "of the fit's own rows does not hold for these. `svdproj validate` measures them."
+        ]
     rows = [
-        ("pairs that point hack-ward", "sign_accuracy", "random_sign_accuracy"),
-        ("AUROC of completions", "auroc", "random_auroc"),
-        ("t statistic, clustered by prompt", "t_statistic", "random_t_statistic"),
-        ("cosine (random: mean in the charts)", "cos", "chart_null_cos"),
-        ("overlap of two halves of the pairs", "halves_overlap", "halves_overlap_random"),
+        ("pairs that point hack-ward", "sign_accuracy", "random_sign_accuracy", "5 % reach"),
+        ("AUROC of completions", "auroc", "random_auroc", "5 % reach"),
+        ("t statistic, clustered by prompt", "t_statistic", "random_t_statistic", "5 % reach"),
+        ("cosine", "cos", "chart_null_cos", "in the mean"),
+        ("overlap of two halves of the pairs", "halves_overlap", "halves_overlap_random", "in the mean"),
     ]
     lines = [
-        f"On {figures['n_pairs']} held-out pairs of {figures['n_prompts']} prompts: **{verdict(figures)}**.",
+        f"On {pairs_in_words(figures)}: **{verdict(figures)}**.",
         "",
-        "| figure | direction | random directions, 95th percentile |",
+        "| figure | direction | random directions in the same charts |",
         "|---|---|---|",
     ]
-    for label, key, null in rows:
+    for label, key, null, which in rows:
         if not isnan(value := figures.get(key, float("nan"))):
-            lines.append(f"| {label} | {value:.3f} | {figures[null]:.3f} |")
+            lines.append(f"| {label} | {value:.3f} | {which} {figures[null]:.3f} |")
     lines.append(f"| p, sign flips by prompt | {figures['p_value']:.2g} | |")
-    lines.append(f"| p, cosine against random directions in the charts | {figures['random_p_value']:.2g} | |")
+    lines.append(f"| p, energy against random directions | {figures['random_p_value']:.2g} | |")
     return lines

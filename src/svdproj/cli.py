@@ -12,7 +12,9 @@ from svdproj.cli_errors import FAILURE, one_line
 
 
 def main() -> None:
-    """Run the command line. Exit status 0: done; 1: the answer is no; 2: something is wrong, said in one line."""
+    """Run the command line. Exit status 0: done; 1: the answer is no; 2: something is wrong, said in one line; 70: a mistake
+    of svdproj itself, with its traceback; 130: interrupted.
+    """
     try:
         from svdproj.cli_commands import app
     except ModuleNotFoundError as error:

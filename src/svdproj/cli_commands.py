@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 NOT_BETTER = 1
 """Exit status of `validate` for a direction that is not better than random."""
 
+# Each parameter has a seed of its own, this one and a little more; torch takes seeds below 2⁶⁴.
+_LARGEST_SEED = 2**63 - 1
+
 app = typer.Typer(
     name="svdproj",
     help="Name a behaviour by contrastive pairs, and look at the direction in gradient space that they make.",
-    epilog="Exit status: 0 done; 1 the direction is no better than random (validate); 2 something is wrong, said in one line.",
+    epilog="Exit status: 0 done; 1 the direction is no better than random (validate); 2 something is wrong, said in one line; "
+    "70 a mistake of svdproj itself, with its traceback; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,7 +93,7 @@ def extract(
     tag: Tags = None,
     without_tag: NoTags = None,
     batch_size: BatchSize = 8,
-    seed: Annotated[int, typer.Option(help="Of the split and of the sketches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of the split and of the sketches.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: Json = False,
@@ -98,11 +102,16 @@ def extract(
     """Fit a direction to contrastive pairs, and save it."""
     _check_folder(out)
     chosen = _read_pairs(pairs, tag, without_tag)
+    if out.exists() and out.samefile(pairs):
+        raise UsageError(f"the direction would replace the pairs in {pairs}; name another file with --out")
 
     from svdproj.cli_models import load_model
     from svdproj.direction import HackDirection
+    from svdproj.fit import FitOptions
     from svdproj.inspection import describe
 
+    # A mistake in the options is said before the model is loaded, rather than after it.
+    FitOptions(chart, basis, chart_rank, k, noise_floor, loss, holdout, seed)
     policy, tokenizer = load_model(model, device, dtype)
     wanted = targets or ["all-linear"]
     direction = HackDirection.fit(
@@ -178,9 +187,11 @@ def validate(
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="Also use pairs whose prompts the direction was fitted on.")
     ] = False,
-    save: Annotated[bool, typer.Option("--save", help="Write the figures into the direction's file.")] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the figures into the direction's file; held-out pairs alone.")
+    ] = False,
     batch_size: BatchSize = 8,
-    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of the random directions.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: Json = False,
@@ -192,25 +203,37 @@ def validate(
 
     found = HackDirection.load(direction)
     chosen = _read_pairs(pairs, tag, without_tag)
-    held_out = chosen if all_pairs else found.held_out(chosen)
-    if not held_out:
+    knows = bool(found.metadata.fitted_prompts)
+    held_out = found.held_out(chosen) if knows else []
+    used = chosen if all_pairs or not knows else held_out
+    if not used:
         raise UsageError(
             f"the direction was fitted on the prompts of all {len(chosen)} pairs in {pairs}; validate on others, or see how well "
             "it knows its own with --all-pairs"
         )
-    policy, tokenizer = load_model(model, device, dtype)
-    found.check_weights(policy)
-    validation = found.validate(policy, tokenizer, held_out, batch_size=batch_size, seed=seed, progress=not quiet)
     if save:
-        HackDirection(found.subspaces, replace(found.metadata, validation=validation.figures)).save(direction)
+        # The file's figures are read as those of held-out pairs.
+        if len(held_out) < len(used):
+            why = "some of these have prompts that it was fitted on" if knows else "it does not know its prompts"
+            raise UsageError(f"--save keeps a direction's figures on held-out pairs, and {why}: leave --save out")
+        check_writable(direction)
+    policy, tokenizer = load_model(model, device, dtype)
+    if found.check_weights(policy) and save:
+        raise UsageError(
+            f"--save keeps a direction's figures on the weights that it was fitted on, and those of {model} are others: leave "
+            "--save out, or give the model and --dtype that it was extracted with"
+        )
+    validation = found.validate(policy, tokenizer, used, batch_size=batch_size, seed=seed, progress=not quiet)
     if as_json:
         _print_json({"direction": str(direction), "pairs": str(pairs), **validation.to_json()})
     else:
         typer.echo(str(validation))
-        if len(held_out) < len(chosen):
-            typer.echo(f"  left out: {len(chosen) - len(held_out)} pairs with prompts that the direction was fitted on")
+        if len(used) < len(chosen):
+            typer.echo(f"  left out: {len(chosen) - len(used)} pairs with prompts that the direction was fitted on")
+    if save:
+        HackDirection(found.subspaces, replace(found.metadata, validation=validation.figures)).save(direction)
     if not validation.better_than_random:
-        raise typer.Exit(NOT_BETTER)
+        raise SystemExit(NOT_BETTER)
 
 
 @_command

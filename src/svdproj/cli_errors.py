@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from types import ModuleType
 
 FAILURE = 2
 """Exit status of wrong usage, bad input and what is missing."""
+
+CRASHED = 70
+"""Exit status after a mistake of svdproj itself, which shows its traceback. Python's own 1 would read as an answer; 70 is what
+sysexits.h calls a software error.
+"""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -26,28 +32,31 @@ class UsageError(Exception):
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Inside, errors that are about the input become one line and exit status 2, and warnings one line each."""
+    """Inside, errors that are about the input become one line and exit status 2, warnings one line each, and any other
+    exception a traceback and exit status 70.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
         try:
             yield
         except (UsageError, ValueError, OSError, ImportError, NotImplementedError, MemoryError) as error:
-            fail(str(error) or type(error).__name__, error)
+            fail(str(error) or type(error).__name__)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None  # typer's own 1 would read as an answer
-        except RuntimeError as error:
+        except Exception as error:
             # torch has no class of its own for a CPU that is out of memory, nor for most failures of a device.
-            if "memory" not in str(error):
-                raise
-            fail(f"{error}; a smaller --batch-size takes less", error)
+            if isinstance(error, RuntimeError) and "memory" in str(error):
+                fail(f"{error}; a smaller --batch-size takes less")
+            traceback.print_exc()
+            raise SystemExit(CRASHED) from None
 
 
-def fail(message: str, error: Exception) -> None:
-    """Say it, and leave."""
+def fail(message: str) -> None:
+    """Say what is wrong, with its origin if that is wanted, and leave; called while the exception is handled."""
     if os.environ.get(TRACEBACK):
-        raise error
+        traceback.print_exc()
     print(one_line(message), file=sys.stderr)
     raise SystemExit(FAILURE)
 

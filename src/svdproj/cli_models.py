@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from svdproj.cli_errors import UsageError, require
@@ -29,11 +30,13 @@ def load_model(name: str, device: str, dtype: str) -> tuple[nn.Module, Any]:
         UsageError: it is not there, cannot be reached, or is no causal language model.
     """
     transformers = require("transformers")
-    offline = _offline(name)
+    # What costs nothing to check comes before what takes minutes.
+    place, wanted = _device(device), _dtype(dtype)
+    source, offline = _locate(name)
     with _plain_errors(name), no_loading_bars(transformers):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=offline)
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), local_files_only=offline)
-    return model.to(_device(device)).eval(), tokenizer
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=offline)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=wanted, local_files_only=offline)
+    return model.to(place).eval(), tokenizer
 
 
 def load_skeleton(name: str) -> nn.Module:
@@ -43,23 +46,24 @@ def load_skeleton(name: str) -> nn.Module:
         UsageError: as from `load_model`.
     """
     transformers = require("transformers")
-    offline = _offline(name)
+    source, offline = _locate(name)
     with _plain_errors(name), torch.device("meta"):
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=offline)
+        config = transformers.AutoConfig.from_pretrained(source, local_files_only=offline)
         return transformers.AutoModelForCausalLM.from_config(config)
 
 
-def _offline(name: str) -> bool:
-    """Whether the files have to be taken from this machine; asks the hub once, with a deadline.
+def _locate(name: str) -> tuple[str, bool]:
+    """What transformers is to load, and whether the files have to be taken from this machine; asks the hub once, with a
+    deadline.
 
     Raises:
         UsageError: there is nothing of that name here, and the hub does not give it.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name).expanduser()  # a shell leaves the ~ in --model=~/model
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(f"the folder {name} holds no model: it has no config.json")
-        return True
+        return str(folder), True
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise UsageError(
             f"no such folder: {name}; give a folder with a transformers model, or a hub name such as org/model"
@@ -73,12 +77,12 @@ def _offline(name: str) -> bool:
         hub.HfApi().model_info(name, timeout=_HUB_SECONDS)
     except Exception as error:  # the hub client's HTTP library changes, and its exceptions with it
         if isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
-            return True
+            return name, True
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise UsageError(
             f"cannot get {name!r} from the hub ({reason}); check the name and the network, or give a local folder"
         ) from None
-    return False
+    return name, False
 
 
 def _device(name: str) -> torch.device:
@@ -106,12 +110,8 @@ def _dtype(name: str) -> torch.dtype | str:
 def _plain_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        ImportError,
-    ) as error:  # what transformers raises for missing and broken files
+    # What transformers raises for files that are missing, cut short, or do not fit each other.
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise UsageError(
             f"cannot load {name!r}: {reason}; give a causal language model that transformers can read"

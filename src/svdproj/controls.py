@@ -59,7 +59,7 @@ def random_direction(direction: HackDirection, seed: int, *, ambient: bool = Fal
         name: replace(subspace, chart=_random_bases(subspace.chart, generator_for(seed, f"{name} bases")))
         for name, subspace in direction.subspaces.items()
     }
-    metadata = replace(direction.metadata, control="random rows in random charts")
+    metadata = direction.metadata.without_figures(control="random rows in random charts")
     return HackDirection(subspaces, metadata).random_like(seed)
 
 

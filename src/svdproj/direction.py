@@ -281,6 +281,9 @@ class HackDirection:
     def held_out(self, pairs: Sequence[ContrastivePair]) -> list[ContrastivePair]:
         """Those of the pairs whose prompts the direction was not fitted on: what `validate` should be given.
 
+        Raises:
+            ValueError: the direction does not know its prompts, as one that `from_gradients` made.
+
         Example:
             >>> new = ContrastivePair(
             ...     "Write last(xs).", hack="def run_tests(): pass", clean="def last(xs): return xs[-1]"
@@ -289,6 +292,11 @@ class HackDirection:
             True
         """
         fitted = set(self.metadata.fitted_prompts)
+        if not fitted:
+            raise ValueError(
+                "the direction does not know which prompts it was fitted on (one from gradients does not): hold pairs out "
+                "yourself, and give those to validate"
+            )
         return [pair for pair in pairs if prompt_hash(pair.prompt) not in fitted]
 
     @cached_property
@@ -320,6 +328,7 @@ class HackDirection:
         if noise_floor is not None:
             subspaces = drop_noise(subspaces, noise_floor)
         metadata = self.metadata.without_figures(
+            same_charts=subspaces,
             k=self.metadata.k if k is None else min(k, self.metadata.k or k),
             noise_floor=self.metadata.noise_floor if noise_floor is None else noise_floor,
         )
@@ -349,7 +358,9 @@ class HackDirection:
         """
         return HackDirection(
             {name: subspace.random_like(generator_for(seed, name)) for name, subspace in self.subspaces.items()},
-            self.metadata.without_figures(seed=seed, control=self.metadata.control or "random rows in the charts"),
+            self.metadata.without_figures(
+                self.subspaces, seed=seed, control=self.metadata.control or "random rows in the charts"
+            ),
         )
 
     def overlap(self, other: HackDirection) -> dict[str, float]:
@@ -408,7 +419,8 @@ class HackDirection:
         Args:
             model: the model; left exactly as it was.
             tokenizer: its tokenizer.
-            pairs: pairs that the direction was not fitted on (see `held_out`), of five prompts at least.
+            pairs: pairs that the direction was not fitted on (see `held_out`), of five prompts at least. A direction that
+                does not know its prompts takes any, and says in `n_fitted` that it does not know.
             batch_size: pairs to a batch.
             seed: of the random directions and sign patterns.
             progress: show a progress bar where `tqdm` is installed.

@@ -17,7 +17,14 @@ from svdproj.capture import Visitor, undisturbed, visit_gradients
 from svdproj.charts import CHART_KINDS, BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.differences import Differences, ExplicitDifferences
 from svdproj.energy import Coordinates, energy_report, halves_overlap, held_out_accuracy
-from svdproj.fitting import batched_principal_rows, drop_noise, split_by_prompt, split_in_halves, weight_bases
+from svdproj.fitting import (
+    batched_principal_rows,
+    check_share,
+    drop_noise,
+    split_by_prompt,
+    split_in_halves,
+    weight_bases,
+)
 from svdproj.likelihood import can_share_prompts
 from svdproj.metadata import DirectionMetadata, model_id, pairs_hash, prompt_hash, weights_identity
 from svdproj.names import canonical_name
@@ -27,7 +34,7 @@ from svdproj.progress import progress_bar
 from svdproj.sketch import SketchTests, leading_eigenvectors_by_shape
 from svdproj.subspace import Subspace
 from svdproj.targets import Target, select_targets
-from svdproj.tokens import context_length, encode_pair, prompt_key, warn_about_lengths
+from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key, warn_about_lengths
 from svdproj.validation import held_out_figures
 
 BASES = ("gradient", "weight")
@@ -56,8 +63,8 @@ class FitOptions:
         for name in ("chart_rank", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.noise_floor < 1:
-            raise ValueError(f"noise_floor must be at least 0 and less than 1, got {self.noise_floor}")
+        check_share("noise_floor", self.noise_floor)
+        check_share("holdout", self.holdout)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -81,6 +88,7 @@ def fit_model(
     if not options.loss:
         raise ValueError(f"unknown loss ''; choose one of {', '.join(map(repr, LOSSES))}")
     encoded = [encode_pair(tokenizer, pair, context_length(model)) for pair in pairs]
+    check_vocabulary(model, tokenizer, (side for pair in encoded for side in pair))
     warn_about_lengths(encoded)
     samples = [pair_sample(pair, options.loss) for pair in encoded]
     selected = select_targets(model, targets)

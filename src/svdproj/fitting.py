@@ -66,8 +66,7 @@ def drop_noise(subspaces: Mapping[str, Subspace], share: float) -> dict[str, Sub
     Raises:
         ValueError: `share` is not within 0 (keep all) and 1 (exclusive).
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"noise_floor must be at least 0 and less than 1, got {share}")
+    check_share("noise_floor", share)
     pooled = torch.cat([s.singular_values.cpu() for s in subspaces.values()]) if subspaces else torch.zeros(0)
     dropped = int(share * pooled.numel())
     if not dropped:
@@ -82,6 +81,16 @@ def drop_noise(subspaces: Mapping[str, Subspace], share: float) -> dict[str, Sub
         for (name, subspace), count in zip(subspaces.items(), counts, strict=True)
         if count
     }
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse an option that is no share of less than all.
+
+    Raises:
+        ValueError: it is not within 0 and 1 (exclusive).
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
 
 
 def weight_bases(
@@ -100,8 +109,7 @@ def split_by_prompt(prompts: list[str], holdout: float, generator: torch.Generat
     Raises:
         ValueError: `holdout` is not within 0 and 1 (exclusive).
     """
-    if not 0 <= holdout < 1:
-        raise ValueError(f"holdout must be at least 0 and less than 1, got {holdout}")
+    check_share("holdout", holdout)
     distinct = sorted(set(prompts))
     order = [distinct[i] for i in torch.randperm(len(distinct), generator=generator).tolist()]
     held = set(order[: min(ceil(holdout * len(distinct)), len(distinct) - 1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from typing import Any
@@ -70,7 +70,8 @@ class DirectionMetadata:
         n_pairs: number of pairs fitted on.
         n_held_out: number of pairs held out.
         pairs_hash: hash of all pairs, in order.
-        fitted_prompts: hashes of the prompts of the pairs that were fitted on; pairs with other prompts are held out.
+        fitted_prompts: hashes of the prompts of the pairs that were fitted on; pairs with other prompts are held out. Empty
+            where they are not known, as for a direction from gradients.
         seed: seed of the split and of the sketches.
         energy: shares over all covered parameters.
         held_out_accuracy: share of held-out pairs whose summed coefficients are hack-ward; `nan` without any.
@@ -125,15 +126,24 @@ class DirectionMetadata:
         known["validation"] = {key: _or_nan(value) for key, value in known.get("validation", {}).items()}
         return cls(**known)
 
-    def without_figures(self, **changes: Any) -> DirectionMetadata:
-        """The same provenance for other rows, on which nothing has been measured; `changes` as in `dataclasses.replace`."""
+    def without_figures(self, same_charts: Collection[str] = (), **changes: Any) -> DirectionMetadata:
+        """The same provenance for other rows, on which nothing has been measured.
+
+        Args:
+            same_charts: the parameters that keep their charts, and with them what the charts catch.
+            **changes: as in `dataclasses.replace`.
+        """
         missing = float("nan")
         rows = {"rows": missing, "rows_held_out": missing, "rows_random": missing}
+        known = self.energy_by_parameter
         return replace(
             self,
-            energy=replace(self.energy, **rows),
-            energy_by_parameter={name: replace(energy, **rows) for name, energy in self.energy_by_parameter.items()},
+            # Shares over all parameters are those of exactly these parameters.
+            energy=replace(self.energy, **rows) if set(known) <= set(same_charts) else Energy(),
+            energy_by_parameter={name: replace(known[name], **rows) for name in known if name in same_charts},
             held_out_accuracy=missing,
+            halves_overlap=missing,
+            halves_overlap_random=missing,
             validation={},
             **changes,
         )

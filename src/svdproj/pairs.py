@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ class ContrastivePair:
         tags: labels to select by, such as the loophole or the difficulty.
 
     Raises:
-        ValueError: a completion is empty, both completions are the same, or the prompt is neither text nor messages.
+        ValueError: a completion is empty, both completions are the same, the prompt is neither text nor messages, or a text
+            holds half of a surrogate pair, which no tokenizer takes.
 
     Example:
         >>> pair = ContrastivePair("Sort the list.", hack="def run_tests(): pass", clean="return sorted(xs)")
@@ -53,9 +54,16 @@ class ContrastivePair:
                 raise ValueError(f"{label}: the {side} completion is empty; a pair needs two completions")
         if self.hack == self.clean:
             raise ValueError(f"{label}: hack and clean are the same text, so the pair has no contrast; drop it")
+        for name, value in vars(self).items():
+            for text in _texts(value):
+                _check_encodable(text, f"{label}: {name!r}")
         object.__setattr__(self, "tags", tuple(self.tags))
         if not isinstance(self.prompt, str):
             object.__setattr__(self, "prompt", tuple(dict(message) for message in self.prompt))
+
+    def __hash__(self) -> int:
+        # Without the prompt, since messages are dictionaries, which have no hash.
+        return hash((self.hack, self.clean, self.id, self.tags))
 
     def swap(self) -> ContrastivePair:
         """The pair with its labels exchanged; a direction fitted on swapped pairs has the same span, turned around.
@@ -165,6 +173,29 @@ def _parse(line: bytes, where: str) -> ContrastivePair:
         return ContrastivePair(**record)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All text in a field, however deep inside its messages."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts(item)
+
+
+def _check_encodable(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has half of a surrogate pair, {text[error.start]!a}, at character {error.start}: it was cut inside a "
+            "character; write that whole, or leave it out"
+        ) from None
 
 
 def _problem(fields: Mapping[str, object]) -> str | None:

@@ -65,6 +65,11 @@ class Readings:
         return _share(self._total(lambda r: r.coefficients.relu().square().sum(-1)).sqrt(), self.norms)
 
     @property
+    def energies(self) -> Float[Tensor, "samples"]:
+        """Share of the gradient's squared norm inside the rows, on both sides: it does not change with the rows' signs."""
+        return _share(self._total(lambda r: r.coefficients.square().sum(-1)), self.norms.square())
+
+    @property
     def null_cosines(self) -> Float[Tensor, "samples"]:
         """What random rows in the whole space would have for `cosines`."""
         expected = self._total(lambda r: r.squares * r.subspace.k / (2 * prod(r.subspace.chart.shape)))
@@ -79,14 +84,14 @@ class Readings:
     def random(
         self, draws: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "draws samples"], Float[Tensor, "draws samples"]]:
-        """`cosines` and `signed` of random rows in the charts, drawn anew for each of `draws` random directions."""
+        """`energies` and `signed` of random rows in the charts, drawn anew for each of `draws` random directions."""
         energy = torch.zeros(draws, len(self.norms), dtype=torch.float64)
         signed = torch.zeros_like(energy)
         for reading in self.by_parameter.values():
             drawn = sample_coefficients(reading.encoded, reading.subspace.k, draws, generator)
-            energy += drawn.relu().square().sum(-1)
+            energy += drawn.square().sum(-1)
             signed += drawn.sum(-1)
-        return _share(energy.sqrt().float(), self.norms), _share(signed.float(), self.norms)
+        return _share(energy.float(), self.norms.square()), _share(signed.float(), self.norms)
 
     def _total(self, part: Callable[[Reading], Float[Tensor, "samples"]]) -> Float[Tensor, "samples"]:
         return torch.stack([part(reading) for reading in self.by_parameter.values()]).sum(0)

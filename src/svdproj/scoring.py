@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svdproj.batches import completion_sample
+from svdproj.batches import check_batch_size, completion_sample
 from svdproj.pairs import Prompt
 from svdproj.progress import progress_bar
 from svdproj.readings import read_samples
 from svdproj.subspace import Subspace
-from svdproj.tokens import context_length, encode_completion
+from svdproj.tokens import check_vocabulary, context_length, encode_completion
 
 # A completion's coordinates take some megabytes over all parameters: so many completions' are held together.
 _AT_ONCE = 64
@@ -62,15 +62,18 @@ def score_completions(
             f"scoring needs completions and a direction with rows, got {len(completions)} completions and "
             f"{len(subspaces)} parameters"
         )
+    check_batch_size(batch_size)
     longest = context_length(model)
-    samples = []
+    everything = []
     for number, (prompt, completion) in enumerate(completions):
         encoded = encode_completion(tokenizer, prompt, completion)
         if longest is not None and len(encoded.ids) > longest:
             raise ValueError(
                 f"completion {number}: with its prompt it takes {len(encoded.ids)} tokens, the model's context is {longest}"
             )
-        samples.append(completion_sample(encoded, "mean"))
+        everything.append(encoded)
+    check_vocabulary(model, tokenizer, everything)
+    samples = [completion_sample(encoded, "mean") for encoded in everything]
     # Neighbours of like length waste little padding, and the longest first fails early where memory is short.
     order = sorted(range(len(samples)), key=lambda i: -samples[i].longest)
     at_once = batch_size * max(1, _AT_ONCE // batch_size)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from svdproj.validation import verdict
+from svdproj.validation import pairs_in_words, verdict
 
 if TYPE_CHECKING:
     from svdproj.direction import HackDirection
@@ -43,10 +43,11 @@ def summarize(direction: HackDirection) -> str:
         )
     if figures := meta.validation:
         lines += [
-            f"  held-out pairs   {_percent(figures['sign_accuracy'])} point hack-ward (chance 50 %, 5 % of random directions "
+            f"  measured on      {pairs_in_words(figures)}",
+            f"  hack-ward        {_percent(figures['sign_accuracy'])} of them (chance 50 %, 5 % of random directions "
             f"reach {_percent(figures['random_sign_accuracy'])}), p = {figures['p_value']:.2g} by prompts",
             f"  cosine           {figures['cos']:.3g}, random {figures['null_cos']:.3g} in the whole space and "
-            f"{figures['chart_null_cos']:.3g} in the charts, p = {figures['random_p_value']:.2g}",
+            f"{figures['chart_null_cos']:.3g} in the charts, p = {figures['random_p_value']:.2g} by energy",
             f"  verdict          {verdict(figures)}",
         ]
     if meta.control:

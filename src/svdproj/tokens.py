@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from svdproj.pairs import ContrastivePair, Prompt
+from svdproj.pairs import ContrastivePair, Message, Prompt
 
 # From here on lengths are no accident: so many pairs, so large a share with the same side longer, by such a factor.
 _ENOUGH_LENGTHS = 4
@@ -175,9 +176,46 @@ def context_length(model: Any) -> int | None:
     return getattr(getattr(model, "config", None), "max_position_embeddings", None)
 
 
+def check_vocabulary(model: Any, tokenizer: Any, completions: Iterable[Encoded]) -> None:
+    """Refuse token ids that the model's input embedding has no row for; on an accelerator they would end the process.
+
+    Args:
+        model: one that does not name its input embedding is not asked.
+        tokenizer: for the token's text.
+        completions: from `encode_completion`.
+
+    Raises:
+        ValueError: there is such a token, as after `add_tokens` without `resize_token_embeddings`.
+
+    Example:
+        >>> check_vocabulary(
+        ...     model, tokenizer, [encode_completion(tokenizer, "Sort xs.", "xs.sort()")]
+        ... )  # doctest: +SKIP
+    """
+    try:
+        rows = model.get_input_embeddings().num_embeddings
+    except (AttributeError, NotImplementedError):  # no model of transformers, or one without a word for it
+        return
+    largest = max((max(completion.ids) for completion in completions), default=0)
+    if largest >= rows:
+        text = tokenizer.convert_ids_to_tokens(largest) if hasattr(tokenizer, "convert_ids_to_tokens") else None
+        raise ValueError(
+            f"the tokenizer's token {largest}{f' ({text!r})' if text else ''} has no row in the model's input embedding, which "
+            f"has {rows}: tokens were added to the tokenizer alone; use the model's own tokenizer, or call "
+            "model.resize_token_embeddings(len(tokenizer))"
+        )
+
+
 def prompt_key(prompt: Prompt) -> str:
     """A prompt as one string, equal exactly for equal prompts."""
-    return prompt if isinstance(prompt, str) else "\x00".join(f"{m['role']}\x01{m['content']}" for m in prompt)
+    return prompt if isinstance(prompt, str) else "\x00".join(_message_key(message) for message in prompt)
+
+
+def _message_key(message: Message) -> str:
+    key = f"{message['role']}\x01{message['content']}"
+    # Only messages that have more, such as tool calls, get a longer key: those of others are in the files of directions.
+    more = {name: value for name, value in message.items() if name not in ("role", "content")}
+    return f"{key}\x02{json.dumps(more, sort_keys=True, default=repr)}" if more else key
 
 
 def _prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:

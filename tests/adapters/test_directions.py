@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import isnan
 from typing import Any
 
 import pytest
@@ -191,6 +193,15 @@ def test_diagonal_rows_pulled_back_are_the_scales_own_rows() -> None:
     for name, subspace in pulled.subspaces.items():
         torch.testing.assert_close(subspace.rows, fitted.subspaces[name].rows, rtol=0, atol=5e-3)
     assert pulled.metadata.pairs_hash == diagonal.metadata.pairs_hash
+
+
+def test_figures_of_the_weights_rows_are_not_those_of_the_pulled_ones() -> None:
+    on_weights = HackDirection.fit(llama(), tokenizer(), PAIRS, **FIT)
+    metadata = replace(on_weights.metadata, validation={"auroc": 1.0}, halves_overlap=0.5)
+    pulled = pull_back(HackDirection(on_weights.subspaces, metadata), adapted())
+    assert pulled.metadata.validation == {}
+    assert pulled.metadata.energy_by_parameter == {}
+    assert isnan(pulled.metadata.halves_overlap)
 
 
 def test_the_svd_adapters_frame_stands_still(on_weights: HackDirection) -> None:

@@ -12,7 +12,6 @@ The tensors on the right are the row pulled back. Keeping each parameter's move 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from svdproj.adapters.layer import SVDScaleLayer
 from svdproj.charts import DenseChart
 from svdproj.direction import HackDirection
 from svdproj.fitting import principal_rows
-from svdproj.metadata import Energy
 from svdproj.names import canonical_name
 from svdproj.subspace import Subspace
 
@@ -78,12 +76,7 @@ def pull_back(direction: HackDirection, model: nn.Module, adapter_name: str = "d
             f"no weight of the direction has an SVD adapter or LoRA named {adapter_name!r}; it covers "
             f"{next(iter(direction.subspaces), 'nothing')}, …: fit it on the bare model, and put the adapter on those layers"
         )
-    unknown = float("nan")
-    metadata = replace(
-        direction.metadata, chart="dense", basis="", energy=Energy(), energy_by_parameter={}, held_out_accuracy=unknown,
-        halves_overlap=unknown, halves_overlap_random=unknown,
-    )  # fmt: skip
-    return HackDirection(subspaces, metadata)
+    return HackDirection(subspaces, direction.metadata.without_figures(chart="dense", basis=""))
 
 
 def _pulled_rows(
