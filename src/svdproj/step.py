@@ -228,7 +228,7 @@ def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, 
     if unlike:
         warnings.warn(
             "the optimizer keeps first moments that cannot be purged: in 8 bits, or of another shape than the weight (low "
-            "rank). They carry the old direction's steps on for a while. space=\"update\" removes what they do in the new "
+            'rank). They carry the old direction\'s steps on for a while. space="update" removes what they do in the new '
             "subspace anyway; in gradient space, make a new optimizer, or pass purge_state=False to accept it",
             stacklevel=4,
         )
