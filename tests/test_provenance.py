@@ -16,6 +16,7 @@ from torch.distributed.tensor import Replicate, distribute_tensor
 
 from svdproj import DirectionMetadata, HackDirection
 from svdproj.controls import matched_random_direction, placebo_direction, random_direction
+from svdproj.metadata import model_id
 from tests.tiny import tiny_llama, tiny_pairs, tiny_tokenizer
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -188,3 +189,28 @@ def test_overlap_is_that_of_decoded_rows(direction: HackDirection) -> None:
         expected = float((decoded[0] @ decoded[1].T).square().sum()) / min(a.k, b.k)
         assert overlap == pytest.approx(expected, abs=1e-5)
     assert min(direction.overlap(direction.truncate(1)).values()) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("origin", "stored"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("gpt2", "gpt2"),
+        ("{here}/my-model", "my-model"),
+        ("/nowhere/at/all/", "all"),
+        ("./my-model", "my-model"),
+        ("../{name}/my-model/", "my-model"),
+        ("~/my-model", "my-model"),
+        ("some/my-model", "my-model"),  # a folder, though it is written as a name on the hub is
+        (".", "{name}"),
+        ("", "LlamaForCausalLM"),
+    ],
+)
+def test_where_a_local_model_lay_is_not_stored(
+    origin: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "my-model").mkdir(parents=True)
+    model = tiny_llama()
+    model.config._name_or_path = origin.format(here=tmp_path, name=tmp_path.name)
+    assert model_id(model) == stored.format(name=tmp_path.name)

@@ -188,9 +188,7 @@ def check_vocabulary(model: Any, tokenizer: Any, completions: Iterable[Encoded])
         ValueError: there is such a token, as after `add_tokens` without `resize_token_embeddings`.
 
     Example:
-        >>> check_vocabulary(
-        ...     model, tokenizer, [encode_completion(tokenizer, "Sort xs.", "xs.sort()")]
-        ... )  # doctest: +SKIP
+        >>> check_vocabulary(model, tokenizer, [encode_completion(tokenizer, "Sort xs.", "xs.sort()")])
     """
     try:
         rows = model.get_input_embeddings().num_embeddings
