@@ -68,4 +68,4 @@ bench: setup ## the benchmarks, on this machine
 
 clean: ## remove what the targets made; results of runs of your own stay
 	rm -rf $(VENV) $(LOWEST) site dist results/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	-rmdir results 2>/dev/null
+	@rmdir results 2>/dev/null || true
