@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from svdproj import ProjectedOptimizer, attach
 from svdproj.projector import INERT_STEPS
@@ -35,6 +39,20 @@ def test_flat_and_partitioned_parameters_are_refused_with_what_to_use(mark: str)
     setattr(model.second, mark, 7)
     with pytest.raises(NotImplementedError, match=r"flat or partitioned parameter \(FSDP1 or ZeRO\).*use FSDP2"):
         ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), direction_for(model), model)
+
+
+def test_shards_over_two_mesh_dimensions_are_refused_by_name() -> None:
+    """FSDP2 with tensor parallelism, at construction; on four processes, of which this one plays the first."""
+    dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (2, 2))
+        model = nn.Module()
+        model.weight = nn.Parameter(DTensor.from_local(torch.randn(2, 2), mesh, [Shard(0), Shard(1)], run_check=False))
+        whole = nn.Linear(4, 4, bias=False)
+        with pytest.raises(NotImplementedError, match="weight is sharded over 2 mesh dimensions"):
+            ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), direction_for(whole), model)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_flat_partition_put_in_the_parameters_place_later_is_noticed() -> None:

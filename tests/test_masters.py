@@ -182,6 +182,39 @@ def test_closures_see_the_visible_weights() -> None:
     assert_same(copies(model), copies(twin))
 
 
+@pytest.mark.parametrize("allocation", range(5))
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_masters_that_cannot_be_made_do_not_stop_training(
+    space: str, allocation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: after a failed allocation the optimizer went on stepping masters that no weight followed.
+
+    Four masters are made, and then a gradient for each.
+    """
+    model, wrapped = make(torch.bfloat16, lr=0.1, space=space, write_back="exact")
+    twin, other = make(torch.bfloat16, lr=0.1, space=space, write_back="exact")
+    backward(model, 0)
+    allocations, allocate = iter(range(10)), Tensor.float
+
+    def failing(tensor: Tensor) -> Tensor:
+        if next(allocations) == allocation:
+            raise MemoryError("no room")
+        return allocate(tensor)
+
+    before = copies(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "float", failing)
+        with pytest.raises(MemoryError, match="no room") as caught:
+            wrapped.step()
+    assert not hasattr(caught.value, "__notes__"), "the way back failed too"
+    assert_same(before, copies(model))
+    assert {id(p) for p in wrapped.param_groups[0]["params"]} == {id(p) for p in model.parameters()}
+    train(model, wrapped, range(2))
+    train(twin, other, range(2))
+    assert_same(copies(twin), copies(model))
+    assert not torch.equal(before["second"], model.second)
+
+
 def test_float32_weights_need_no_master() -> None:
     model, wrapped = make(torch.float32, write_back="exact")
     train(model, wrapped, range(1))

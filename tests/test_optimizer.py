@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -110,6 +111,30 @@ def test_hooks_may_replace_what_they_are_shown() -> None:
     wrapped.load_state_dict(state)
 
 
+@pytest.mark.parametrize("how", ["none", "positional", "keyword"])
+def test_step_hooks_see_what_torchs_own_show(how: str) -> None:
+    seen = []
+    for wrap in (False, True):
+        model, inner, wrapped = make()
+        optimizer = wrapped if wrap else inner
+
+        def closure(model: Weights = model) -> torch.Tensor:
+            return backward(model, 0)
+
+        given: tuple[tuple[Any, ...], dict[str, Any]] = {
+            "none": ((), {}),
+            "positional": ((closure,), {}),
+            "keyword": ((), {"closure": closure}),
+        }[how]
+        for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
+            register(lambda o, args, kwargs: seen.append((len(args), args[0] is o, args[1:], kwargs)))
+        backward(model, 0)
+        optimizer.step(*given[0], **given[1])
+        assert seen[-1] == seen[-2] == (1 + len(given[0]), True, *given)
+    assert len(seen) == 4
+    assert inspect.signature(ProjectedOptimizer.step).parameters.keys() == {"self", "closure"}
+
+
 def _pickled(pair: Any) -> Any:
     return pickle.loads(pickle.dumps(pair))
 
@@ -153,14 +178,18 @@ def test_added_groups_are_covered() -> None:
     model = Weights()
     inner = torch.optim.SGD([model.first], lr=0.1)
     direction = direction_for(model)
-    wrapped = ProjectedOptimizer(inner, direction, model)
+    with pytest.warns(UserWarning, match=r"trains 1 of the 4 parameters .*not in its groups: second, lying, bias"):
+        wrapped = ProjectedOptimizer(inner, direction, model)
     train(model, wrapped, range(1))
     assert wrapped.metrics()["svdproj/projected"] == 1
+    assert wrapped.coverage().matched == ("first",)
+    assert wrapped.coverage().left_out == ("second", "lying", "bias")
     wrapped.add_param_group({"params": [model.second, model.lying, model.bias], "lr": 0.2, "maximize": True})
     assert len(inner.param_groups) == 2
     before = copies(model)
     train(model, wrapped, range(1, 2))
     assert wrapped.metrics()["svdproj/projected"] == 4
+    assert wrapped.coverage() == direction.coverage(model)
     assert_update_guarantee(model, before, direction, "one_sided")
 
 

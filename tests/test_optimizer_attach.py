@@ -144,6 +144,20 @@ def test_limit_a_step_that_raises_leaves_nothing_behind() -> None:
     assert_update_guarantee(model, before, direction, "one_sided")
 
 
+def test_limit_what_a_step_moved_before_it_raised_stays() -> None:
+    model = Weights()
+    optimizer = torch.optim.AdamW([{"params": [model.first]}, {"params": [model.second, model.lying, model.bias]}])
+    direction = direction_for(model)
+    attach(optimizer, direction, model, gate="two_sided")
+    before = copies(model)
+    backward(model, 0)
+    optimizer.param_groups[1]["betas"] = None
+    with pytest.raises(TypeError):
+        optimizer.step()
+    delta = model.first.detach() - before["first"]
+    assert offence(direction, "first", -delta, "two_sided") > 1e-3 * delta.norm()
+
+
 def test_a_failed_step_is_forgotten_when_the_direction_is_emptied() -> None:
     model, optimizer = make()
     handle = attach(optimizer, direction_for(model), model)

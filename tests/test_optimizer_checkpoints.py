@@ -148,6 +148,37 @@ def test_another_direction_is_refused_unless_it_is_set_on_purpose() -> None:
         run.optimizer.load_state_dict(saved)
 
 
+def test_what_the_inner_optimizer_refuses_is_not_half_loaded() -> None:
+    run = Run(torch.bfloat16, {})
+    run.train(range(2))
+    saved, before = copy.deepcopy(run.optimizer.state_dict()), run.optimizer.state_dict()
+    saved["svdproj"]["rounding"] += 7
+    saved["param_groups"] = saved["param_groups"] * 2
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        run.optimizer.load_state_dict(saved)
+    assert_same(before, run.optimizer.state_dict())
+
+
+@pytest.mark.parametrize("missing", ["version", "direction", "masters", "rounding"])
+def test_a_damaged_entry_is_refused_by_name_and_nothing_is_loaded(missing: str) -> None:
+    run, fresh = Run(torch.float32, {}), Run(torch.float32, {})
+    run.train(range(2))
+    saved = copy.deepcopy(run.optimizer.state_dict())
+    del saved["svdproj"][missing]
+    with pytest.raises(ValueError, match=f"svdproj entry lacks {missing}: "):
+        fresh.optimizer.load_state_dict(saved)
+    assert not fresh.optimizer.state
+
+
+def test_masters_of_a_checkpoint_are_dropped_where_nothing_steps_them() -> None:
+    """Regression: they stayed as they were, and went into every later checkpoint."""
+    exact, auto = Run(torch.bfloat16, {"write_back": "exact"}), Run(torch.bfloat16, {})
+    exact.train(range(2))
+    auto.load(exact.save())
+    auto.train(range(2, 4))
+    assert auto.optimizer.state_dict()["svdproj"]["masters"] == {}
+
+
 @pytest.mark.parametrize(("dtype", "options"), CASES)
 @pytest.mark.filterwarnings("ignore:.*")  # torch.distributed.checkpoint warns about its own internals
 def test_distributed_checkpoints_resume_exactly(dtype: torch.dtype, options: dict[str, Any], tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ def test_a_direction_for_another_model_is_refused_by_name(model: nn.Module, dire
 def test_nothing_projected_for_many_steps_is_an_error(model: nn.Module, direction: HackDirection) -> None:
     for parameter in (p for p in model.parameters() if p.ndim == 2):
         parameter.requires_grad_(False)
-    optimizer = ProjectedOptimizer(SGD(model.parameters(), lr=0.1), direction, model)
+    with pytest.warns(UserWarning, match="trains 0 of the 2 parameters"):
+        optimizer = ProjectedOptimizer(SGD(model.parameters(), lr=0.1), direction, model)
     for _ in range(49):
         backward(model)
         optimizer.step()

@@ -193,7 +193,10 @@ def test_nothing_projected_for_long_is_an_error() -> None:
     frozen = nn.Module()
     frozen.first = model.first
     inner = torch.optim.SGD([model.second], lr=0.01)
-    with pytest.warns(UserWarning, match="covers 1"):
+    with (
+        pytest.warns(UserWarning, match="covers 1 of its 4"),
+        pytest.warns(UserWarning, match="trains 0 of the 1 parameters"),
+    ):
         wrapped = ProjectedOptimizer(inner, direction_for(model), frozen)
     train(model, wrapped, range(INERT_STEPS - 1))
     with pytest.raises(RuntimeError, match=r"visited in 50 steps.*Likely causes"):
@@ -206,7 +209,8 @@ def test_closures_do_not_hide_that_nothing_is_projected(space: str) -> None:
     model = Weights()
     direction = HackDirection({"first": direction_for(model).subspaces["first"]})
     model.first.requires_grad_(False)
-    wrapped = ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.01), direction, model, space=space)
+    with pytest.warns(UserWarning, match=r"trains 0 of the 1 parameters .*; frozen or not in its groups: first\."):
+        wrapped = ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.01), direction, model, space=space)
     for step in range(INERT_STEPS - 1):
         wrapped.step(lambda step=step: backward(model, step))
     with pytest.raises(RuntimeError, match="nothing is protected"):
@@ -386,6 +390,109 @@ def test_purging_reaches_the_parameters_that_have_state_and_can_be_left_out() ->
     train(model, wrapped, range(1, 3))
     train(twin, bare, range(1, 3))
     assert_same_training((twin, bare), (model, wrapped))
+
+
+@pytest.mark.parametrize("what", ["another shape", "a complex parameter"])
+def test_a_refused_direction_leaves_the_old_one_in_force(what: str) -> None:
+    """Regression: it was put in force before it was checked whole, and every later step raised."""
+    model = Weights()
+    direction = direction_for(model)
+    model.phase = nn.Parameter(torch.zeros(4, 4, dtype=torch.complex64))
+    wrapped = ProjectedOptimizer(torch.optim.AdamW(model.parameters(), lr=0.01), direction, model)
+    train(model, wrapped, range(1))
+    if what == "another shape":
+        refused = HackDirection({"first": direction.subspaces["lying"]})
+    else:
+        refused = direction_for(model)
+    with pytest.raises((ValueError, TypeError), match=r"first has shape|phase has dtype torch\.complex64"):
+        wrapped.set_direction(refused)
+    assert wrapped.direction is direction
+    before = {name: weight for name, weight in copies(model).items() if name != "phase"}
+    train(model, wrapped, range(1, 2))
+    del model.phase
+    assert_update_guarantee(model, before, direction, "one_sided")
+
+
+@pytest.mark.parametrize("make", [ProjectedOptimizer, attach])
+@pytest.mark.parametrize("what", ["optimizer", "flat", "complex", "quarantine"])
+def test_a_later_direction_is_checked_like_the_first(what: str, make: Any) -> None:
+    """Regression: whoever began with an empty direction could set one that construction refuses."""
+    model, options = Weights(), {}
+    kind: Any = torch.optim.SGD
+    if what == "optimizer":
+        kind = type("DeepSpeedZeroOptimizer", (torch.optim.SGD,), {"__module__": "deepspeed.runtime.zero"})
+    direction = direction_for(model)
+    if what == "flat":
+        model.second.ds_id = 1  # type: ignore[attr-defined]
+    elif what == "complex":
+        model.second = nn.Parameter(model.second.detach().to(torch.complex64))
+    elif what == "quarantine":
+        options = {"mode": "route", "quarantine": {"first": nn.Parameter(torch.zeros_like(model.first))}}
+    made = make(kind(model.parameters(), lr=0.1), HackDirection.empty(), model, **options)
+    expected: Any = {"complex": TypeError, "quarantine": ValueError}.get(what, NotImplementedError)
+    message = {"complex": "second has dtype", "quarantine": "covers second, for which there is no quarantine"}
+    with pytest.raises(expected, match=message.get(what, "ZeRO")):
+        made.set_direction(direction)
+    assert not len(made.direction)
+
+
+# --- steps that fail
+
+
+@pytest.mark.parametrize("freed", [False, True])
+@pytest.mark.parametrize("gate", ["one_sided", "two_sided"])
+def test_what_a_closure_moved_before_it_raised_is_projected(gate: str, freed: bool) -> None:
+    """Regression: the error came through, and the weights kept the whole displacement. Gradients may be gone by then."""
+    model = Weights()
+    direction = direction_for(model)
+    wrapped = ProjectedOptimizer(torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=9), direction, model, gate=gate)
+    evaluations = iter(range(9))
+
+    def closure() -> torch.Tensor:
+        if next(evaluations) == 3:
+            if freed:
+                model.zero_grad()
+            raise FloatingPointError("the fourth")
+        return backward(model, 0)
+
+    before = copies(model)
+    with pytest.raises(FloatingPointError, match="the fourth"):
+        wrapped.step(closure)
+    assert_update_guarantee(model, before, direction, gate)
+
+
+@pytest.mark.parametrize("write_back", ["auto", "exact"])
+def test_what_the_first_group_moved_before_the_second_failed_is_projected(write_back: str) -> None:
+    model = Weights()
+    direction = direction_for(model)
+    groups = [{"params": [model.first, model.lying]}, {"params": [model.second, model.bias]}]
+    inner = torch.optim.AdamW(groups, lr=0.01)
+    wrapped = ProjectedOptimizer(inner, direction, model, gate="two_sided", write_back=write_back)
+    inner.param_groups[1]["betas"] = None
+    before = copies(model)
+    backward(model, 0)
+    with pytest.raises(TypeError) as caught:
+        wrapped.step()
+    assert not hasattr(caught.value, "__notes__")
+    assert_update_guarantee(model, before, direction, "two_sided", moved=False)
+    assert not torch.equal(before["first"], model.first)
+    assert torch.equal(before["second"], model.second)
+
+
+def test_an_error_comes_through_even_where_its_displacement_cannot_be_projected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _, wrapped = make()
+    wrapped.param_groups[0]["betas"] = None
+    backward(model, 0)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("svdproj.projector.project", failing)
+    with pytest.raises(TypeError) as caught:
+        wrapped.step()
+    assert "could not project what the step had moved by then: MemoryError('no room')" in caught.value.__notes__[0]
 
 
 # --- float32 arithmetic and compilation

@@ -47,7 +47,8 @@ def test_large_stacks_are_split_and_the_step_is_the_same(monkeypatch: pytest.Mon
 
 def test_stacks_are_made_once_and_again_when_something_changed() -> None:
     model = Weights()
-    wrapped = ProjectedOptimizer(torch.optim.SGD([model.first], lr=0.1), direction_for(model), model)
+    with pytest.warns(UserWarning, match="trains 1 of the 4 parameters"):
+        wrapped = ProjectedOptimizer(torch.optim.SGD([model.first], lr=0.1), direction_for(model), model)
     stacks = wrapped.projector.stacks()
     assert wrapped.projector.stacks() is stacks
     wrapped.add_param_group({"params": [model.second]})

@@ -401,7 +401,7 @@ class HackDirection:
             >>> len(coverage.matched) == len(direction)
             True
         """
-        named = model.named_parameters() if isinstance(model, nn.Module) else model
+        named = model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model
         return coverage_of(self, named)
 
     def validate(

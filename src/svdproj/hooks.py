@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -31,7 +30,6 @@ class Attached:
 
     def __init__(self, optimizer: Optimizer, projector: Projector) -> None:
         self.projector = projector
-        self._before: list[Tensor] | None = None
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -70,33 +68,12 @@ class Attached:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._before = None  # what a step that failed left behind
-        if not len(self.direction):
-            return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if not self.projector.begin(closure is not None):
-            self.projector.note_idle()
-        elif self.projector.options.space == "update":
-            self._before = self.projector.snapshot()
-        elif closure is None:
-            self.projector.project_gradients()
-        else:
-            return args[:1], {**kwargs, "closure": self._then_project(closure)}
-        return None
+        wanted = self.projector.before_step(closure)
+        return None if wanted is closure else (args[:1], {**kwargs, "closure": wanted})
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._before is not None:
-            self.projector.project_displacement(self._before)
-            self._before = None
-
-    def _then_project(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def projected_closure() -> Any:
-            with torch.enable_grad():
-                loss = closure()
-            self.projector.project_gradients()
-            return loss
-
-        return projected_closure
+        self.projector.after_step()
 
 
 def attach(
@@ -115,7 +92,8 @@ def attach(
     - The optimizer's `state_dict()` knows nothing of the direction; save the handle's beside it.
     - A fused optimizer under a `GradScaler` unscales inside its kernel, so that steps which the scaler skips are counted.
     - A closure must be passed as torch's optimizers take it, first or by name.
-    - `write_back="exact"` needs the wrapper: after a step that raises, no hook would give the weights back.
+    - After a step that raises midway no hook runs: what it had moved by then stays unprojected, in update space.
+    - `write_back="exact"` needs the wrapper: after such a step no hook would give the weights back.
 
     Args:
         optimizer: the optimizer to hook.
@@ -129,7 +107,10 @@ def attach(
 
     Raises:
         ValueError: an unknown option, `write_back="exact"`, or a direction that does not fit.
-        NotImplementedError: as from `ProjectedOptimizer`.
+        TypeError, NotImplementedError: as from `ProjectedOptimizer`.
+
+    Warns:
+        UserWarning: as from `ProjectedOptimizer`.
 
     Example:
         >>> model = torch.nn.Linear(4, 4)

@@ -49,7 +49,8 @@ def check_supported(name: str, parameter: Tensor) -> None:
     """Refuse a parameter that cannot be projected.
 
     Raises:
-        NotImplementedError: a flat parameter, or a DTensor placement other than shards and replicas.
+        NotImplementedError: a flat parameter, a DTensor placement other than shards and replicas, or shards over several
+            mesh dimensions.
         TypeError: a complex or integer parameter.
     """
     check_not_flat(name, parameter)
@@ -62,6 +63,34 @@ def check_supported(name: str, parameter: Tensor) -> None:
                     f"{name} has the placement {placement}; svdproj projects evenly or unevenly sharded (`Shard`) "
                     f"and replicated DTensors; {_INSTEAD}"
                 )
+        if len(dims := sharded_dims(parameter)) > 1:
+            raise NotImplementedError(
+                f"{name} is sharded over {len(dims)} mesh dimensions ({parameter.placements}); svdproj projects "
+                "parameters that are sharded over one: use fully_shard over one (flattened) mesh dimension"
+            )
+
+
+def sharded_dims(parameter: DTensor) -> list[int]:
+    """The mesh dimensions over which it is really divided; one of size one divides nothing."""
+    mesh = parameter.device_mesh
+    return [
+        dim for dim, placement in enumerate(parameter.placements) if isinstance(placement, Shard) and mesh.size(dim) > 1
+    ]
+
+
+def check_gradient_placed(name: str, parameter: Tensor) -> None:
+    """Refuse a gradient that lies otherwise than its parameter: this process's part of it is no part of the gradient.
+
+    Raises:
+        NotImplementedError: it does.
+    """
+    grad = parameter.grad
+    if isinstance(parameter, DTensor) and isinstance(grad, DTensor) and grad.placements != parameter.placements:
+        raise NotImplementedError(
+            f"the gradient of {name} has the placements {grad.placements}, the parameter {parameter.placements}, as "
+            "sequence parallelism leaves it; use space='update', which projects what the optimizer makes of it, or reduce "
+            "it before the step: p.grad = p.grad.redistribute(placements=p.placements)"
+        )
 
 
 def _is_a(thing: object, class_name: str) -> bool:

@@ -30,8 +30,10 @@ class Masters:
 
     def lend(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """Put each low-precision parameter's master in its place, with gradient and optimizer state in float32."""
-        self._lent = _low_precision(parameters)
-        self.complete(self._lent)
+        low = _low_precision(parameters)
+        self.complete(low)
+        # From here on there is something to take back, however far this gets.
+        self._lent = low
         _exchange(optimizer, {p: self.copies[name] for name, p in self._lent.items()})
         for name, parameter in self._lent.items():
             master = self.copies[name]

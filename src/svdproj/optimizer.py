@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -27,6 +27,24 @@ _HOOK_REGISTRIES = (
 )
 
 
+def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The wrapper's own step hooks around its step; they see the arguments as they were passed, as torch's hooks do."""
+
+    @wraps(step)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        self = args[0]
+        for pre_hook in self._optimizer_step_pre_hooks.values():
+            changed = pre_hook(self, args, kwargs)
+            if changed is not None:
+                args, kwargs = changed
+        loss = step(*args, **kwargs)
+        for post_hook in self._optimizer_step_post_hooks.values():
+            post_hook(self, args, kwargs)
+        return loss
+
+    return hooked
+
+
 class ProjectedOptimizer(Optimizer):
     """Wraps an optimizer so that each of its steps stays out of a `HackDirection`.
 
@@ -36,8 +54,8 @@ class ProjectedOptimizer(Optimizer):
     Args:
         optimizer: the optimizer to wrap, already holding its parameters.
         direction: the subspaces to stay out of; `HackDirection.empty()` for none.
-        params: the model, or its `(name, parameter)` pairs. With a model, parameters are looked up by name at each
-            change, so that `fully_shard` and accelerate may replace them later.
+        params: the model, or its `(name, parameter)` pairs. With a model, parameters are looked up by name
+            whenever the optimizer's own change, so that `fully_shard` and accelerate may replace them later.
         space: `"update"` projects the displacement that the optimizer really applied, momentum, preconditioner,
             clipping and weight decay included. `"gradient"` projects `p.grad` before the optimizer sees it, which
             AdamW's preconditioner then partly undoes.
@@ -58,10 +76,15 @@ class ProjectedOptimizer(Optimizer):
 
     Raises:
         ValueError: an unknown option; a direction that matches no parameter, or one whose shapes differ from the
-            model's.
-        NotImplementedError: flat or partitioned parameters (FSDP1, ZeRO), or DTensors sharded over several mesh dimensions.
-        TypeError: complex parameters under a subspace; from `step`, sparse gradients.
+            model's, or a name of it that two parameters go by.
+        NotImplementedError: flat or partitioned parameters (FSDP1, ZeRO), or DTensors sharded over several mesh dimensions;
+            from `step` in gradient space, gradients that are still to be reduced (sequence parallelism).
+        TypeError: arguments of the wrong kind, a `ProjectedOptimizer` to wrap once more, or complex parameters under a
+            subspace; from `step`, sparse gradients.
         RuntimeError: from `step`, when no covered parameter was visited in 50 steps that trained something.
+
+    Warns:
+        UserWarning: the direction covers parameters that the model lacks, or that the optimizer does not train.
 
     Example:
         >>> model = torch.nn.Linear(4, 4)
@@ -86,11 +109,9 @@ class ProjectedOptimizer(Optimizer):
     ) -> None:
         # Optimizer.__init__ is not called: it would make a second set of groups and state beside the inner optimizer's, and
         # wrap `step` once more, so that the global hooks, which the inner step runs, would run twice.
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         self.options = ProjectionOptions(space, gate, mode, overshoot, preserve_norm, write_back)
-        self.optimizer = optimizer
         self.projector = Projector(optimizer, direction, params, self.options, quarantine)
+        self.optimizer = optimizer
         self._init_hooks()
 
     # --- the optimizer interface: everything is the inner optimizer's own
@@ -142,74 +163,22 @@ class ProjectedOptimizer(Optimizer):
 
     # --- the step
 
+    @_with_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the inner optimizer, projected; with a closure, its loss comes back.
 
         In gradient space the projection follows every evaluation of the closure, in update space it takes the whole step's
-        displacement.
+        displacement: also of a step that raises midway, whose error then comes through.
         """
-        # Hooks see the arguments that torch's own optimizers show them: the optimizer first.
-        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
-        kwargs: dict[str, Any] = {}
-        for pre_hook in self._optimizer_step_pre_hooks.values():
-            changed = pre_hook(self, args, kwargs)
-            if changed is not None:
-                args, kwargs = changed
-        loss = self._step(*args[1:], **kwargs)
-        for post_hook in self._optimizer_step_post_hooks.values():
-            post_hook(self, args, kwargs)
-        return loss
-
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        if not len(self.direction):
-            return self._inner_step(closure)
-        if not self.projector.begin(closure is not None):
-            # Nothing covered will move: no copy, no report.
-            self.projector.note_idle()
-            return self._inner_step(None)
-        if not self.options.exact:
-            return self._projected_step(closure)
-        self.projector.lend_masters()
         try:
-            return self._projected_step(closure and self._on_visible_weights(closure))
-        finally:
-            self.projector.take_back_masters()
-
-    def _projected_step(self, closure: Callable[[], Any] | None) -> Any:
-        if self.options.space == "gradient":
-            if closure is None:
-                self.projector.project_gradients()
-            return self._inner_step(closure and self._then_project(closure))
-        before = self.projector.snapshot()
-        loss = self._inner_step(closure)
-        self.projector.project_displacement(before)
+            closure = self.projector.before_step(closure)
+            # Without a closure none is passed: some optimizers' step takes no argument.
+            loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        except BaseException as error:
+            self.projector.after_failure(error)
+            raise
+        self.projector.after_step()
         return loss
-
-    def _inner_step(self, closure: Callable[[], Any] | None) -> Any:
-        # Without a closure none is passed: some optimizers' step takes no argument.
-        return self.optimizer.step() if closure is None else self.optimizer.step(closure)
-
-    def _then_project(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def projected_closure() -> Any:
-            with torch.enable_grad():
-                loss = closure()
-            self.projector.project_gradients()
-            return loss
-
-        return projected_closure
-
-    def _on_visible_weights(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, run on the low-precision weights that the model computes with."""
-
-        def visible_closure() -> Any:
-            self.projector.take_back_masters()
-            try:
-                with torch.enable_grad():
-                    return closure()
-            finally:
-                self.projector.lend_masters()
-
-        return visible_closure
 
     # --- reporting
 
@@ -228,7 +197,7 @@ class ProjectedOptimizer(Optimizer):
         return self.projector.metrics()
 
     def coverage(self) -> Coverage:
-        """Which parameters the direction covers, and how many bytes that takes."""
+        """Which parameters the direction covers and the optimizer holds, and how many bytes that takes."""
         return self.projector.coverage()
 
     # --- the direction
@@ -247,7 +216,10 @@ class ProjectedOptimizer(Optimizer):
                 would otherwise carry the old steps on.
 
         Raises:
-            ValueError: as on construction.
+            ValueError, TypeError, NotImplementedError: as on construction; the old direction stays in force.
+
+        Warns:
+            UserWarning: as on construction.
         """
         self.projector.set_direction(direction, purge_state)
 
@@ -275,16 +247,20 @@ class ProjectedOptimizer(Optimizer):
         """Load a state dict of the wrapper or of the bare inner optimizer.
 
         Raises:
-            ValueError: the state was saved under another direction.
+            ValueError: the state was saved under another direction, or its own entry is damaged; or what the inner
+                optimizer raises. Nothing is loaded then.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = pre_hook(self, state_dict)
             if changed is not None:
                 state_dict = changed
-        self.projector.load_state_dict(state_dict.pop(EXTRAS_KEY, {}))
+        extras = state_dict.pop(EXTRAS_KEY, {})
+        # All or nothing: what either of the two refuses must not be half loaded.
+        self.projector.check_state_dict(extras)
         with self.projector.stepped_dtypes():
             self.optimizer.load_state_dict(state_dict)
+        self.projector.load_state_dict(extras)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

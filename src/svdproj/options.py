@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from svdproj.projection import GATES, Gate
@@ -22,7 +24,7 @@ class ProjectionOptions:
     """One projection's choices; `ProjectedOptimizer` describes them.
 
     Raises:
-        ValueError: an unknown choice, an overshoot that is not positive, or a choice that `mode="route"` excludes.
+        ValueError: an unknown choice, an overshoot that is no positive finite number, or a choice that `mode="route"` excludes.
     """
 
     space: Space = "update"
@@ -37,8 +39,10 @@ class ProjectionOptions:
         _check("gate", self.gate, GATES)
         _check("mode", self.mode, ("erase", "measure", "shrink", "route"))
         _check("write_back", self.write_back, ("auto", "exact"))
-        if not self.overshoot > 0:
-            raise ValueError(f"overshoot must be positive, got {self.overshoot}; 1 removes the component exactly")
+        if not isinstance(self.overshoot, Real) or not isfinite(self.overshoot) or not self.overshoot > 0:
+            raise ValueError(
+                f"overshoot must be positive and finite, got {self.overshoot!r}; 1 removes the component exactly"
+            )
         if self.mode == "shrink" and self.preserve_norm:
             raise ValueError("mode='shrink' only changes the norm, preserve_norm would restore it; choose one of them")
         if self.route and (self.preserve_norm or self.write_back == "exact"):

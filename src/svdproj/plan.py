@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from svdproj.layouts import check_supported
-from svdproj.names import canonical_name
+from svdproj.coverage import matched_parameters
+from svdproj.layouts import check_gradient_placed, check_supported, sharded_dims
 from svdproj.stacked import Products, products_of
 from svdproj.subspace import Subspace, stack_subspaces
 
@@ -70,7 +70,13 @@ class Stack:
 
     @property
     def grads(self) -> list[Tensor | None]:
-        """The gradients' data in this process."""
+        """The gradients' data in this process.
+
+        Raises:
+            NotImplementedError: a gradient is placed otherwise than its parameter, such as a sum still to be reduced.
+        """
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            check_gradient_placed(name, parameter)
         return [None if parameter.grad is None else local(parameter.grad) for parameter in self.parameters]
 
 
@@ -88,16 +94,13 @@ def covered_parameters(
     covers.
 
     A tensor that appears under several names is covered once, under the first name that the direction knows.
+
+    Raises:
+        ValueError: two parameters have one canonical name.
     """
     maximizes = {id(p): bool(group.get("maximize", False)) for group in param_groups for p in group["params"]}
-    covered: dict[str, tuple[Tensor, bool]] = {}
-    seen: set[int] = set()
-    for name, parameter in named_parameters:
-        name = canonical_name(name)
-        if name in subspaces and id(parameter) in maximizes and id(parameter) not in seen:
-            covered[name] = (parameter, maximizes[id(parameter)])
-            seen.add(id(parameter))
-    return covered
+    matched = matched_parameters(named_parameters, subspaces)
+    return {name: (p, maximizes[id(p)]) for name, p in matched.items() if id(p) in maximizes}
 
 
 def make_stacks(covered: Mapping[str, tuple[Tensor, bool]], subspaces: Mapping[str, Subspace]) -> list[Stack]:
@@ -168,15 +171,5 @@ def _shard_group(parameter: Tensor) -> ProcessGroup | None:
     """The processes over which a sharded parameter's partial sums add up."""
     if not isinstance(parameter, DTensor):
         return None
-    mesh = parameter.device_mesh
-    dims = [
-        dim for dim, placement in enumerate(parameter.placements) if isinstance(placement, Shard) and mesh.size(dim) > 1
-    ]
-    if not dims:
-        return None
-    if len(dims) > 1:
-        raise NotImplementedError(
-            f"a parameter is sharded over {len(dims)} mesh dimensions ({parameter.placements}); svdproj projects "
-            "parameters that are sharded over one: use fully_shard over one (flattened) mesh dimension"
-        )
-    return mesh.get_group(dims[0])
+    dims = sharded_dims(parameter)
+    return parameter.device_mesh.get_group(dims[0]) if dims else None

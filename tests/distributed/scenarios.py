@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from svdproj import HackDirection, ProjectedOptimizer
@@ -276,6 +276,52 @@ def tensor_parallel() -> None:
         _step(reference, single, step, whole=True)
         torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
     assert {type(p) for p in replicated} <= {DTensor, nn.Parameter}
+
+
+class _Normed(nn.Module):
+    """A layer norm between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.norm, self.down = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.norm(torch.tanh(self.up(x)))).square().mean()  # type: ignore[no-any-return]
+
+
+def sequence_parallel(space: str) -> None:
+    """The norm sees each rank's part of the sequence, so its gradient is a sum that nobody has made yet."""
+    model, reference = _Normed(), _Normed()
+    direction = direction_for(model, k=2, chart_rank=3)
+    mesh = init_device_mesh("cpu", (2,))
+    plan = {
+        "up": ColwiseParallel(output_layouts=Shard(1)),
+        "norm": SequenceParallel(),
+        "down": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+    }
+    parallelize_module(model, mesh, plan)
+    optimizer = ProjectedOptimizer(_optimizer(model, "SGD"), direction, model, space=space, gate="two_sided")
+    single = ProjectedOptimizer(_optimizer(reference, "SGD"), direction, reference, space=space, gate="two_sided")
+    for step in range(3):
+        x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(step))
+        for m, o in ((model, optimizer), (reference, single)):
+            o.zero_grad()
+            m(x).backward()
+        assert model.norm.weight.grad.placements != model.norm.weight.placements  # type: ignore[union-attr, attr-defined]
+        if space == "gradient":
+            before = _full(model)
+            with pytest.raises(NotImplementedError, match=r"gradient of norm\.weight .*Partial.*use space='update'"):
+                optimizer.step()
+            assert all(torch.equal(weight, before[name]) for name, weight in _full(model).items())
+            for p in model.parameters():
+                p.grad = p.grad.redistribute(placements=p.placements)  # type: ignore[union-attr, attr-defined]
+        optimizer.step()
+        single.step()
+        torch.testing.assert_close(_full(model), dict(reference.named_parameters()), rtol=1e-4, atol=1e-6)
+        for name in ("cos_in", "removed", "null_cos", "projected"):
+            shown, expected = (o.metrics()[f"svdproj/{name}"] for o in (optimizer, single))
+            assert shown == pytest.approx(expected, rel=1e-3), name
 
 
 def _shards_and_replica() -> nn.Module:

@@ -71,6 +71,11 @@ def test_scenario(ranks: Ranks, scenario: str) -> None:
     ranks.run(scenario)
 
 
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_sequence_parallel_gradients_are_refused_until_they_are_reduced(ranks: Ranks, space: str) -> None:
+    ranks.run("sequence_parallel", space=space)
+
+
 @on_fsdp2
 @pytest.mark.parametrize("space", ["gradient", "update"])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
