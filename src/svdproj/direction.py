@@ -95,6 +95,7 @@ class HackDirection:
         Raises:
             ValueError: unknown options, fewer than two pairs, targets that select nothing, chat prompts without a chat
                 template, or a pair longer than the model's context.
+            NotImplementedError: sharded parameters (`fully_shard`, tensor parallelism), or a mixture of experts.
         """
         options = FitOptions(chart, basis, chart_rank, k, noise_floor, loss, holdout, seed)
         subspaces, metadata = fit_model(model, tokenizer, pairs, targets, options, batch_size, progress)
