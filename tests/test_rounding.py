@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from svdproj.rounding import RoundingNoise, stochastic_round
 
@@ -41,6 +44,40 @@ def test_what_the_type_holds_is_left_alone(dtype: torch.dtype) -> None:
 def test_strided_values_keep_their_places(dtype: torch.dtype) -> None:
     held = torch.randn(6, 4, generator=_generator()).to(dtype).t()
     assert torch.equal(stochastic_round(held.float(), dtype, _generator()), held)
+
+
+class _Allocations(TorchDispatchMode):
+    """Sizes in bytes of what operations return that is neither one of their arguments nor a view of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if tensor.untyped_storage().data_ptr() not in known:
+                self.sizes.append(tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_large_tensors_are_rounded_in_slices_with_the_same_noise(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a parameter took 19 bytes of temporary memory to each of its elements, however large it was."""
+    x = torch.randn(30, 50, generator=_generator())
+    x[1, 2], x[20, 3] = float("inf"), float("nan")
+    kept, whole = x.clone(), stochastic_round(x, dtype, _generator(3))
+    monkeypatch.setattr("svdproj.rounding._SLICE", 64)
+    with _Allocations() as allocations:
+        sliced = stochastic_round(x, dtype, _generator(3))
+    torch.testing.assert_close(sliced, whole, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(x, kept, rtol=0, atol=0, equal_nan=True)
+    result, *temporary = sorted(allocations.sizes, reverse=True)
+    assert result == 2 * x.numel()
+    assert max(temporary) == 4 * 64
 
 
 def test_replicas_with_one_seed_draw_the_same() -> None:

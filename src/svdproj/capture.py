@@ -22,7 +22,7 @@ from svdproj.batches import Batch, Sample, split_into_batches
 from svdproj.differences import Differences, ExplicitDifferences, FactoredDifferences
 from svdproj.likelihood import can_share_prompts, make_batch, weighted_nll
 from svdproj.precision import full_float32
-from svdproj.targets import Target
+from svdproj.targets import Target, refuse_sharded
 from svdproj.targets import select_targets as select_targets
 from svdproj.undisturbed import undisturbed as undisturbed
 
@@ -57,9 +57,10 @@ def visit_gradients(
         on_batch: called with the number of samples after each batch.
 
     Raises:
-        NotImplementedError: a layer does not keep rows and tokens apart (mixtures of experts).
+        NotImplementedError: sharded parameters; a layer that does not keep rows and tokens apart (mixtures of experts).
         RuntimeError: the model's output is cut off from its layers.
     """
+    refuse_sharded(targets)
     layered = [target for target in targets if target.modules]
     others = [target for target in targets if not target.modules]
     with undisturbed(model), full_float32(next(model.parameters()).device.type):

@@ -95,6 +95,7 @@ class HackDirection:
         Raises:
             ValueError: unknown options, fewer than two pairs, targets that select nothing, chat prompts without a chat
                 template, or a pair longer than the model's context.
+            NotImplementedError: sharded parameters (`fully_shard`, tensor parallelism), or a mixture of experts.
 
         Example:
             >>> direction = HackDirection.fit(model, tokenizer, pairs, k=4, progress=False)

@@ -33,7 +33,7 @@ from svdproj.precision import full_float32
 from svdproj.progress import progress_bar
 from svdproj.sketch import SketchTests, leading_eigenvectors_by_shape
 from svdproj.subspace import Subspace
-from svdproj.targets import Target, select_targets
+from svdproj.targets import Target, refuse_sharded, select_targets
 from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key, warn_about_lengths
 from svdproj.validation import held_out_figures
 
@@ -92,6 +92,7 @@ def fit_model(
     warn_about_lengths(encoded)
     samples = [pair_sample(pair, options.loss) for pair in encoded]
     selected = select_targets(model, targets)
+    refuse_sharded(selected)
     generator = torch.Generator().manual_seed(options.seed)
     fitted, held_out = split_by_prompt([prompt_key(pair.prompt) for pair in pairs], options.holdout, generator)
 

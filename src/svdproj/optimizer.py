@@ -192,7 +192,8 @@ class ProjectedOptimizer(Optimizer):
             `svdproj/residual`, what the gate should have removed and is still there, measured on the weights (in
             gradient space, on the gradient) as they stand; `svdproj/projected`, the number of parameters visited. All
             zero before the first step. With sharded parameters `cos_out` and `residual` are those of the step before,
-            since they ride on the next step's reduction.
+            since they ride on the next step's reduction. With `write_back="exact"` all of them are the float32 masters':
+            the visible low-precision weights add their last rounding, which may be thousands of times the residual.
         """
         return self.projector.metrics()
 

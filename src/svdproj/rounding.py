@@ -12,6 +12,8 @@ from torch import Tensor
 
 # float32 mantissa bits that the target type does not keep.
 _DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}
+# Elements rounded at once: bounds the temporary memory, a dozen bytes to each.
+_SLICE = 2**22
 # Every replica draws the same bits, or data-parallel weights would drift apart.
 _SEED = 0x5D9
 
@@ -27,14 +29,21 @@ def stochastic_round(
     Args:
         x: float32 values.
         dtype: `torch.bfloat16` or `torch.float16`; in float16 exact above its subnormal range (6e-5).
-        generator: source of randomness, on the device of `x`.
+        generator: source of randomness, on the device of `x`; drawn from slice by slice, in the order of the elements.
     """
-    bits = _DROPPED_BITS[dtype]
-    noise = torch.randint(0, 1 << bits, x.shape, dtype=torch.int32, device=x.device, generator=generator)
-    raised = x.contiguous().view(torch.int32) + noise
-    truncated = raised & ~((1 << bits) - 1)
+    values = x.contiguous().view(-1)
+    rounded = torch.empty_like(values, dtype=dtype)
+    for part, target in zip(values.split(_SLICE), rounded.split(_SLICE), strict=True):
+        target.copy_(_rounded_up_or_down(part, _DROPPED_BITS[dtype], generator))
+    return rounded.view(x.shape)
+
+
+def _rounded_up_or_down(x: Float[Tensor, "n"], bits: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+    """One slice, still in float32, with the last `bits` of its mantissa zero."""
+    raised = torch.randint(0, 1 << bits, x.shape, dtype=torch.int32, device=x.device, generator=generator)
+    raised.add_(x.view(torch.int32)).bitwise_and_(~((1 << bits) - 1))
     # Infinities and NaN have no neighbours; adding noise to their bit pattern would make other numbers of them.
-    return torch.where(x.isfinite(), truncated.view(torch.float32), x).to(dtype)
+    return torch.where(x.isfinite(), raised.view(torch.float32), x)
 
 
 class RoundingNoise:

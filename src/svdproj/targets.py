@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from svdproj.charts import Chart
 from svdproj.names import QUARANTINE, canonical_name
@@ -75,6 +76,21 @@ def _refuse_experts(parameters: Mapping[str, nn.Parameter]) -> None:
                 f"the model is a mixture of experts: {name} of shape {tuple(parameter.shape)} has no gradient for each "
                 "sample that svdproj could take in one pass, and all-linear without it would leave out most of the "
                 'weights. Name what a direction shall cover by patterns, such as targets=["*.self_attn.*_proj.weight"]'
+            )
+
+
+def refuse_sharded(targets: Iterable[Target]) -> None:
+    """Refuse parameters of which this process may hold a part: a sample's gradient would be a part as well.
+
+    Raises:
+        NotImplementedError: a DTensor among them.
+    """
+    for target in targets:
+        if isinstance(target.parameter, DTensor):
+            raise NotImplementedError(
+                f"{target.name} is a DTensor with the placements {target.parameter.placements}, and gradients of single samples are "
+                "taken from whole weights alone; extract or measure before fully_shard, in one process, and hand the file on "
+                "(HackDirection.load), or do it on a whole copy of the model"
             )
 
 

@@ -373,6 +373,59 @@ def two_sharded_dimensions_are_refused() -> None:
         check_supported("weight", strided)
 
 
+def _trainer(step: int) -> dict[str, Any]:
+    """What a trainer hands its callbacks, made without the process group that its arguments would set up."""
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    args = object.__new__(TrainingArguments)
+    return {"args": args, "state": TrainerState(global_step=step), "control": TrainerControl()}
+
+
+def replicas_take_the_first_ranks_refresh() -> None:
+    """Each rank fits a direction of its own; under another one each, the replicas would drift apart."""
+    from svdproj.integrations.transformers import ProjectionCallback
+
+    parallel = nn.parallel.DistributedDataParallel(Net())
+    found = [direction_for(Net(), k=2, chart_rank=3, seed=5 + rank) for rank in range(dist.get_world_size())]
+    assert found[0].fingerprint != found[1].fingerprint
+    optimizer = ProjectedOptimizer(_optimizer(parallel), direction_for(Net(), seed=1), parallel, gate="two_sided")
+    callback = ProjectionCallback(refresh_every=2, refit=lambda *_: found[dist.get_rank()])
+    callback.on_step_end(**_trainer(2), model=parallel.module, processing_class=None, optimizer=optimizer)
+    taken: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(taken, optimizer.direction.fingerprint)  # so that no rank waits for one that has failed
+    assert taken == [found[0].fingerprint] * dist.get_world_size()
+    for step in range(2):
+        _step(parallel, optimizer, step)
+    _assert_ranks_agree(_full(parallel))
+
+
+def a_refresh_of_shards_is_refused() -> None:
+    """By name and at the start: it used to die in the middle of a run, after a forward and a backward."""
+    from svdproj.integrations.transformers import ProjectionCallback
+    from tests.tiny import tiny_llama, tiny_pairs, tiny_tokenizer
+
+    model, tokenizer, pairs = tiny_llama(), tiny_tokenizer(), tiny_pairs()
+    refresh, own = ProjectionCallback(2, pairs=pairs), ProjectionCallback(2, refit=lambda *_: HackDirection.empty())
+    arguments = {**_trainer(0), "model": model}
+    refresh.on_train_begin(**arguments)
+    direction = HackDirection.fit(model, tokenizer, pairs, k=2, progress=False)
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    named = r"model.layers.0.self_attn.[kq]_proj.weight is a DTensor .*Shard\(dim=0\).* before fully_shard"
+    with pytest.raises(NotImplementedError, match=r"refresh_every=2 .* model.\S+, which is sharded .* refit="):
+        refresh.on_train_begin(**arguments)
+    own.on_train_begin(**arguments)
+    ProjectionCallback().on_train_begin(**arguments)
+    model.register_forward_pre_hook(lambda *_: pytest.fail("it went as far as a forward pass"))
+    with pytest.raises(NotImplementedError, match=named):
+        HackDirection.fit(model, tokenizer, pairs, k=2, progress=False)
+    with pytest.raises(NotImplementedError, match=named):
+        direction.validate(model, tokenizer, tiny_pairs(start=50), progress=False)
+    with pytest.raises(NotImplementedError, match=named):
+        direction.score(model, tokenizer, [(pairs[0].prompt, pairs[0].hack)])
+
+
 def flat_layouts_are_refused() -> None:
     """FSDP1, with and without the original parameters, and ZeRO: each with what to use instead."""
     import warnings

@@ -62,6 +62,8 @@ def test_parameters_may_be_replaced_after_the_optimizer_was_made(ranks: Ranks, h
         "replicas_beside_uneven_shards",
         "two_sharded_dimensions_are_refused",
         "flat_layouts_are_refused",
+        "replicas_take_the_first_ranks_refresh",
+        pytest.param("a_refresh_of_shards_is_refused", marks=on_fsdp2),
         pytest.param("a_new_direction_purges_sharded_momentum", marks=on_fsdp2),
         pytest.param("state_dicts_hold_shards", marks=on_fsdp2),
         "copies_of_shards_take_the_same_next_step",

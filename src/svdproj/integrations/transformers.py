@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from svdproj.direction import HackDirection
@@ -115,6 +117,18 @@ def _quarantine_ablated(model: nn.Module) -> AbstractContextManager[None]:
     return ablated(model)
 
 
+def _agreed(direction: HackDirection) -> HackDirection:
+    """The first process's direction, in all of them: replicas that are projected differently drift apart."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return direction
+    # On the CPU, or a tensor would arrive on the first process's device.
+    shared = [direction.to("cpu") if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared)
+    (first,) = shared
+    assert first is not None
+    return first
+
+
 def find_projected_optimizer(optimizer: Optimizer | None) -> ProjectedOptimizer | None:
     """The `ProjectedOptimizer` behind what accelerate wrapped around it; None if there is none.
 
@@ -192,6 +206,10 @@ class ProjectionCallback(TrainerCallback):
     user callbacks; for them use `ProjectionMixin`. Without the mixin, resume from a checkpoint with a refreshed direction by building
     the factory from the checkpoint's `direction.safetensors`.
 
+    With several processes each one extracts, on its replica of the model, and the first one's direction is taken by all: what
+    they find may differ in the last bits, and replicas must not. Sharded parameters (FSDP2) cannot be extracted from; `refit` may
+    extract from a whole copy there.
+
     Args:
         refresh_every: extract the direction anew every so many optimizer steps; None keeps it.
         pairs: what to extract from, by `HackDirection.fit` with `fit_options`.
@@ -200,6 +218,7 @@ class ProjectionCallback(TrainerCallback):
 
     Raises:
         ValueError: `refresh_every` is not positive, or it is given without one of `pairs` and `refit`, or with both.
+        NotImplementedError: when training begins, a refresh from `pairs` on a model with sharded parameters.
 
     Example:
         >>> callback = ProjectionCallback(refresh_every=100, pairs=[ContrastivePair("Sort xs.", "pass", "sorted(xs)")])
@@ -220,10 +239,24 @@ class ProjectionCallback(TrainerCallback):
             raise ValueError("refresh_every needs what to extract from: give either pairs or refit")
         self.refresh_every = refresh_every
         options = {"progress": False, **(fit_options or {})}
+        self._fits = pairs is not None
         self._refit: Refit | None = refit
         if pairs is not None:
             self._refit = lambda model, tokenizer: HackDirection.fit(model, tokenizer, list(pairs), **options)
         self._refresh_logs: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse at once what the first refresh could not do."""
+        if self.refresh_every is None or not self._fits:
+            return
+        if name := next((n for n, p in kwargs["model"].named_parameters() if isinstance(p, DTensor)), None):
+            raise NotImplementedError(
+                f"refresh_every={self.refresh_every} would extract a direction from {name}, which is sharded (FSDP2, tensor "
+                "parallelism), and HackDirection.fit needs whole weights; train without refresh_every, use DDP, or pass refit=, a "
+                "function that extracts from a whole copy of the model"
+            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refresh the direction if its time has come."""
@@ -234,7 +267,7 @@ class ProjectionCallback(TrainerCallback):
             return
         # What is quarantined is gone when the model is deployed, so the direction is that of the model without it.
         with _quarantine_ablated(kwargs["model"]):
-            refreshed = self._refit(kwargs["model"], kwargs["processing_class"])
+            refreshed = _agreed(self._refit(kwargs["model"], kwargs["processing_class"]))
         overlaps = list(optimizer.direction.overlap(refreshed).values())
         optimizer.set_direction(refreshed)
         self._refresh_logs = {
