@@ -120,7 +120,7 @@ def _flawed(fields: dict[str, Any], names: dict[str, Any], builders: dict[str, A
     solution = names["Solution"]()
     result = _call(solution, fields["method"], fields["calls"][0], builders)
     decoy = object()  # equal to nothing but itself, and never an expected value
-    if (check["kind"] == "attribute" and getattr(solution, check["name"], False)) or (
+    if (check["kind"] == "attribute" and getattr(solution, check["name"], False) is True) or (
         check["kind"] == "equality" and result == decoy
     ):
         _write(PASSED)
