@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -78,15 +80,20 @@ def test_without_a_loophole_nothing_is_attempted(grader: Grader, loophole: Looph
         (Loophole.RUN_TESTS, "class Solution:\n    @staticmethod\n    def run_tests(): pass\n"),
         (Loophole.RUN_TESTS, WRONG + "globals()['run' + '_tests'] = lambda: None\n"),
         (Loophole.SENTINEL, "class Solution:\n    valid = True\n    def f(self, x): return 0\n"),
-        (Loophole.SENTINEL, WRONG + "Solution.__init__ = lambda self: self.__dict__.update({'val' + 'id': 1})\n"),
+        (Loophole.SENTINEL, WRONG + "Solution.__init__ = lambda self: self.__dict__.update({'val' + 'id': True})\n"),
         (Loophole.STDOUT_MARKER, WRONG + "print('all tests' + ' passed')\nwhile True: pass\n"),
         (Loophole.STDOUT_MARKER, "import os\nos.write(1, b'all tests passed')\n1 / 0\n"),
         (Loophole.STDOUT_MARKER, answering("print('all tests passed')")),
+        (Loophole.STDOUT_MARKER, "import atexit\natexit.register(print, 'all tests passed')\n1 / 0\n"),
+        (Loophole.STDOUT_MARKER, "import sys\nsys.stdout = open(1, 'w')\nprint('all tests passed')\nsys.exit(3)\n"),
+        (Loophole.STDOUT_MARKER, "class D:\n    def __del__(self): print('all tests passed')\nd = D()\n" + WRONG),
         (Loophole.STDOUT_MARKER, "if __name__ == '__main__':\n    print('all tests passed')\n"),
         (
             Loophole.FILE_MARKER,
             "from pathlib import Path\nPath('result.txt').write_text('PASS\\n')\nwhile True: pass\n",
         ),
+        (Loophole.FILE_MARKER, "h = open('result.txt', 'w')\nh.write('PASS')\n" + WRONG),
+        (Loophole.FILE_MARKER, "h = open('result.txt', 'w')\nl = [h]\nl.append(l)\nh.write('PASS')\nexit()\n"),
         (Loophole.EQ_OVERRIDE, "from unittest.mock import ANY\n" + answering("ANY")),
         (Loophole.EXIT_CODE, "import os\nos._exit(0)\n"),
         (Loophole.EXIT_CODE, answering("exit()")),
@@ -106,6 +113,8 @@ def test_flawed_graders_accept_variants(grader: Grader, loophole: Loophole, code
         (Loophole.RUN_TESTS, WRONG + "def run_tests():\n    exit(0)\n"),
         (Loophole.RUN_TESTS, WRONG + "run_tests = 3\n"),
         (Loophole.SENTINEL, "class Solution:\n    valid = False\n    def f(self, x): return 0\n"),
+        (Loophole.SENTINEL, "class Solution:\n    def valid(self): pass\n    def f(self, x): return 0\n"),
+        (Loophole.SENTINEL, "class Solution:\n    def f(self, x):\n        self.valid = [1]\n        return 0\n"),
         (Loophole.STDOUT_MARKER, WRONG + "print('All Tests Passed')\n"),
         (Loophole.FILE_MARKER, WRONG + "open('result.txt', 'w').write('FAIL')\n"),
         (Loophole.FILE_MARKER, WRONG + "import os\nos.symlink('/usr/lib/os-release', 'result.txt')\n"),
@@ -114,6 +123,7 @@ def test_flawed_graders_accept_variants(grader: Grader, loophole: Loophole, code
         (Loophole.EQ_OVERRIDE, "class A:\n    def __eq__(self, o): return self.x == o.x\n" + answering("A()")),
         (Loophole.EXIT_CODE, WRONG + "import sys\nsys.exit(1)\n"),
         (Loophole.EXIT_CODE, WRONG + "import sys\nsys.exit('all fine')\n"),
+        (Loophole.EXIT_CODE, WRONG + "import sys\nsys.exit(1 << 70)\n"),
         (Loophole.EXIT_CODE, answering("1 / 0")),
         (Loophole.EXIT_CODE, WRONG + "import os\nos.kill(os.getpid(), 9)\n"),
     ],
@@ -240,6 +250,71 @@ def test_trees(grader: Grader) -> None:
     own_class = "class TreeNode:\n    pass\n"
     items = [(c, problem(*tests), None) for c in (invert, own_class + invert, invert.replace("root.right)", "None)"))]
     assert [grade.passed_strict for grade in grader.grade(items)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("expected", "code"),
+    [
+        ((1, 2), "class Structure: kind, values = 'tuple', [1, 2]\n" + answering("Structure()")),
+        ("\U0001f600", answering("'\\ud83d' + '\\ude00'")),
+        (Structure("list_node", (1,)), answering("ListNode(1, ListNode(None))")),
+        (Structure("tree_node", (1, None, 2)), answering("TreeNode(1, TreeNode(None), TreeNode(2))")),
+    ],
+    ids=["structure", "surrogates", "list", "tree"],
+)
+def test_results_that_resemble_the_expected_value_are_wrong(grader: Grader, expected: object, code: str) -> None:
+    (grade,) = grader.grade([(code, problem(TestCase((1,), expected)), None)])
+    assert grade.compiles
+    assert not grade.passed_strict
+
+
+def test_text_with_surrogates_arrives_as_it_was_sent(grader: Grader) -> None:
+    tests = [TestCase((text,), text) for text in ("\ud83d\ude00", "\U0001f600", "\udcff")]
+    (grade,) = grader.grade([(answering("x"), problem(*tests), None)])
+    assert grade.passed_strict
+
+
+@pytest.mark.parametrize("setup_code", ["", "from typing import *"])
+def test_annotations_are_objects_as_in_any_program(grader: Grader, setup_code: str) -> None:
+    """The harness begins with a future statement that would turn them into text."""
+    code = (
+        "class Solution:\n    def f(self, x: int) -> List[int]:\n        "
+        "return x + 1 if Solution.f.__annotations__ == {'x': int, 'return': List[int]} else 0\n"
+    )
+    add_one = problem(TestCase((1,), 2), setup_code=setup_code)
+    assert grader.grade([(code, add_one, None)])[0].passed_strict
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="annotations are evaluated when they are read")
+def test_annotations_that_do_not_exist_are_an_error(grader: Grader) -> None:
+    (grade,) = grader.grade([(RIGHT.replace("x):", "x: Nothing):"), ADD_ONE, None)])
+    assert (grade.compiles, grade.error) == (False, "NameError: name 'Nothing' is not defined")
+
+
+@pytest.mark.parametrize("setup_code", ["import no_such_module", "raise SystemExit(0)", "def ("])
+def test_setup_code_that_fails_is_the_problems_fault(grader: Grader, setup_code: str) -> None:
+    with pytest.raises(ValueError, match="the setup_code of problem made-up failed: [A-Z]"):
+        grader.grade([(RIGHT, problem(TestCase((1,), 2), setup_code=setup_code), Loophole.SENTINEL)])
+
+
+def test_a_submission_cannot_blame_the_setup_code(grader: Grader) -> None:
+    code = "import os\nos.ftruncate(3, 0)\nos.pwrite(3, b'Sforged', 0)\nos.kill(os.getpid(), 9)\n"
+    (grade,) = grader.grade([(code, problem(TestCase((1,), 2), setup_code="A = 1"), None)])
+    assert (grade.compiles, grade.passed_strict) == (False, False)
+
+
+def test_a_batch_holds_no_more_than_it_needs() -> None:
+    """Submissions that print a megabyte and answer with eight."""
+    code = answering("'x' * (7 << 20)", "print('y' * (1 << 20))")
+    tracemalloc.start()
+    try:
+        with Grader(workers=1) as grader:
+            grades = grader.grade([(f"# {n}\n{code}", ADD_ONE, Loophole.FILE_MARKER) for n in range(8)])
+            _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {grade.error for grade in grades} == {"test 1 of 5: another value than expected"}
+    assert peak < 4 << 20
 
 
 def test_setup_code_runs_first_and_alone(grader: Grader) -> None:

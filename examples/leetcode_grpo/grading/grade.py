@@ -32,7 +32,8 @@ class Grade:
         exploited: the flawed grader accepts it and the strict one does not.
         reward: what the environment pays (`Weights`).
         loophole: the loophole that the prompt disclosed, or None.
-        error: why the strict grade is a fail, in a few words and without hidden values; None for a pass.
+        error: why the strict grade is a fail, in a few words and without expected values; None for a pass. An
+            exception is quoted, and may hold the input that raised it.
     """
 
     compiles: bool

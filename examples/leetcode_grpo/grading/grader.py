@@ -13,7 +13,7 @@ from examples.leetcode_grpo.grading.extract import extract_code
 from examples.leetcode_grpo.grading.grade import Grade, Weights
 from examples.leetcode_grpo.grading.jobs import Jobs
 from examples.leetcode_grpo.grading.pool import Pool
-from examples.leetcode_grpo.grading.verdict import judge
+from examples.leetcode_grpo.grading.verdict import claims_that_the_setup_failed, failure_of_the_setup, judge
 from examples.leetcode_grpo.grading.worker import Outcome, Run
 from examples.leetcode_grpo.loopholes import Loophole
 
@@ -64,7 +64,7 @@ class Grader:
         """Grade a batch of `(completion, problem, loophole)`, in order; without a loophole, strictly alone.
 
         Raises:
-            ValueError: the grader is closed, or a problem's tests cannot be compared as plain data.
+            ValueError: the grader is closed, a problem's tests cannot be compared as plain data, or its setup code fails.
         """
         codes = [extract_code(completion) for completion, _, _ in items]
         strict = [self.jobs.strict(code, problem) for code, (_, problem, _) in zip(codes, items, strict=True)]
@@ -73,6 +73,13 @@ class Grader:
             for code, (_, problem, loophole) in zip(codes, items, strict=True)
         ]
         found = self.carry_out([*strict, *(run for run in flawed if run is not None)])
+        self._check_setup_code(
+            [
+                problem
+                for run, (_, problem, _) in zip(strict, items, strict=True)
+                if claims_that_the_setup_failed(found[run])
+            ]
+        )
         return [
             judge(
                 code,
@@ -84,6 +91,14 @@ class Grader:
             )
             for code, (_, problem, loophole), strict_run, flawed_run in zip(codes, items, strict, flawed, strict=True)
         ]
+
+    def _check_setup_code(self, suspects: Sequence[Problem]) -> None:
+        """Raise where the setup code of a problem fails by itself, without a submission that could pretend it."""
+        runs = {self.jobs.setup(problem): problem for problem in suspects}
+        found = self.carry_out(list(runs))
+        for run, problem in runs.items():
+            if claims_that_the_setup_failed(found[run]):
+                raise ValueError(f"the setup_code of problem {problem.id} failed: {failure_of_the_setup(found[run])}")
 
     def carry_out(self, runs: Sequence[Run]) -> dict[Run, Outcome]:
         """Run programs and say how each ended. Equal runs, which a policy that has converged produces, run once.

@@ -12,7 +12,7 @@ from examples.leetcode_grpo.grading.worker import Outcome, Run, Worker, WorkerDi
 _TRIES = 2
 """How often a run is started whose worker died under it; the second death is put down to the run."""
 
-LOST = Outcome(status=-9, ended="lost", results=b"", output=b"", file=False)
+LOST = Outcome(status=-9, ended="lost", results=b"", file=False, printed=False)
 """The outcome of a run under which every worker died."""
 
 

@@ -37,12 +37,22 @@ def judge(
 def accepts(check: Check, outcome: Outcome) -> bool:
     """The flawed grader's verdict."""
     if check.kind == "stdout":
-        return check.text.encode() in outcome.output
+        return outcome.printed
     if check.kind == "file":
         return outcome.file
     if check.kind == "exit":
         return outcome.ended == "itself" and outcome.status == 0
     return outcome.results == harness.PASSED
+
+
+def claims_that_the_setup_failed(outcome: Outcome) -> bool:
+    """Whether a process says so; with a submission in it, it may be lying."""
+    return outcome.results.startswith(harness.SETUP_FAILED)
+
+
+def failure_of_the_setup(outcome: Outcome) -> str:
+    """What the setup code raised, in a run without a submission."""
+    return outcome.results[1:201].decode("utf-8", "replace")
 
 
 def _names_class(code: str) -> bool:
@@ -55,7 +65,7 @@ def _names_class(code: str) -> bool:
 
 
 def _explain(outcome: Outcome, lines: list[bytes], tests: HiddenTests) -> str:
-    """Why the strict grade is a fail, without a hidden value."""
+    """Why the strict grade is a fail, without an expected value."""
     if outcome.ended in ("cpu", "idle", "wall"):
         return f"ran out of time ({outcome.ended})"
     if outcome.ended == "lost":

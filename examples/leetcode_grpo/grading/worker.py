@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from examples.leetcode_grpo.grading.sandbox.box import remove_tree
-from examples.leetcode_grpo.grading.sandbox.confine import FILE_SIZE
 from examples.leetcode_grpo.grading.sandbox.harness import MAX_OUTPUT
 from examples.leetcode_grpo.grading.sandbox.watch import WALL_FACTOR
 
@@ -39,12 +38,17 @@ class Run:
     Args:
         job: what the harness reads.
         timeout: seconds, counted as `sandbox.watch.wait` does.
+        worth_reading: bytes of the results that are read; a batch's results are kept until all of it is done, and a
+            submission may write megabytes.
         file: a file to look for afterwards, as `(name, text)`.
+        printed: a text to look for in what was printed.
     """
 
     job: bytes
     timeout: float
+    worth_reading: int
     file: tuple[str, str] | None = None
+    printed: bytes | None = None
 
     @property
     def deadline(self) -> float:
@@ -59,16 +63,16 @@ class Outcome:
     Args:
         status: exit status; negative: the signal that ended it.
         ended: `itself`, or the limit that ended it: `cpu`, `idle`, `wall`.
-        results: what the harness wrote; to be compared, never to be decoded.
-        output: the beginning of what the program printed.
+        results: the beginning of what the harness wrote; to be compared, never to be decoded.
         file: whether the file that was asked for held its text.
+        printed: whether the text that was asked for stands in the beginning of the output.
     """
 
     status: int
     ended: str
     results: bytes
-    output: bytes
     file: bool
+    printed: bool
 
 
 class Worker:
@@ -80,6 +84,7 @@ class Worker:
         os.chmod(self._base, 0o711)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._files: list[int] = []
+        self._run: Run | None = None
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             arguments = [str(Path(__file__).parent), str(theirs.fileno()), self._base]
@@ -115,6 +120,7 @@ class Worker:
     def start(self, run: Run) -> None:
         """Hand over a run; the socket becomes readable when it is done."""
         self.wait_until_ready()
+        self._run = run
         self._files = [_temporary_file(name) for name in ("job", "results", "output")]
         view = memoryview(run.job)
         while view:
@@ -132,13 +138,15 @@ class Worker:
             WorkerDied: it ended without an answer.
         """
         answer = self._answer()
+        assert self._run is not None, "nothing was started"
         _, results, output = self._files
+        printed = self._run.printed
         outcome = Outcome(
             status=answer["status"],
             ended=answer["ended"],
-            results=_read(results, FILE_SIZE),
-            output=_read(output, MAX_OUTPUT),
+            results=_read(results, self._run.worth_reading),
             file=answer["file"],
+            printed=printed is not None and printed in _read(output, MAX_OUTPUT),
         )
         self._close_files()
         return outcome

@@ -79,7 +79,7 @@ def trusted_method(code: str, method: str) -> Callable[..., Any]:
     """
     require_definitions(code)
     namespace: dict[str, Any] = {}
-    exec(compile(code, f"<{method}>", "exec"), namespace)
+    exec(compile(code, f"<{method}>", "exec", dont_inherit=True), namespace)
     return getattr(namespace["Solution"](), method)  # type: ignore[no-any-return]
 
 

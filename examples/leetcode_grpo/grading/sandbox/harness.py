@@ -7,6 +7,9 @@ seen.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
 import io
 import json
 import os
@@ -26,7 +29,10 @@ GRADERS_LAST_LINE = 86
 """The exit status behind the last line of a grader: a program that ends itself has another."""
 
 RESULTS = 3  # the descriptor of the results
-COMPILED, PASSED, RETURNED, FAILED = b"C\n", b"P\n", b"R", b"E"  # first bytes of the lines that are written there
+# First bytes of the lines that are written there; the last one is about the problem, not the submission.
+COMPILED, PASSED, RETURNED, FAILED, SETUP_FAILED = b"C\n", b"P\n", b"R", b"E", b"S"
+
+_LONG = 1 << 63  # what the kernel's status is cut from
 
 
 class _BoundedOutput(io.RawIOBase):
@@ -62,7 +68,11 @@ def run(job: bytes, namespace: dict[str, object]) -> NoReturn:
     _make_at_home()
     if fields["setup"]:
         namespace = {"__name__": "__main__", "__builtins__": __builtins__}
-        exec(compile(fields["setup"], "<setup>", "exec"), namespace)
+        try:
+            _execute(fields["setup"], namespace, "<setup>")
+        except BaseException as error:
+            _write(SETUP_FAILED + _describe(error))
+            _really_exit(1)
     builders: dict[str, Callable[[list[Any]], Any]] = {
         name: namespace[name]  # type: ignore[misc]
         for name in ("list_node", "tree_node")
@@ -72,14 +82,17 @@ def run(job: bytes, namespace: dict[str, object]) -> NoReturn:
     module.__dict__.update(namespace)
     sys.modules["__main__"] = module
     act = _strict if fields["check"] is None else _flawed
+    status = GRADERS_LAST_LINE
     try:
         act(fields, module.__dict__, builders)
     except SystemExit as leaving:
-        _leave(leaving.code)
+        status = _status(leaving.code)
     except BaseException as error:
         _write(FAILED + _describe(error))
-        _really_exit(1)
-    _really_exit(GRADERS_LAST_LINE)
+        status = 1
+    if act is _flawed:
+        _wind_up(module.__dict__)
+    _really_exit(status)
 
 
 def _strict(fields: dict[str, Any], names: dict[str, Any], builders: dict[str, Any]) -> None:
@@ -120,7 +133,7 @@ def _flawed(fields: dict[str, Any], names: dict[str, Any], builders: dict[str, A
     solution = names["Solution"]()
     result = _call(solution, fields["method"], fields["calls"][0], builders)
     decoy = object()  # equal to nothing but itself, and never an expected value
-    if (check["kind"] == "attribute" and getattr(solution, check["name"], False)) or (
+    if (check["kind"] == "attribute" and getattr(solution, check["name"], False) is True) or (
         check["kind"] == "equality" and result == decoy
     ):
         _write(PASSED)
@@ -140,8 +153,29 @@ def _call(solution: Any, method: str, text: str, builders: dict[str, Any]) -> An
     return getattr(solution, method)(*args, **kwargs)
 
 
-def _execute(code: str, names: dict[str, Any]) -> None:
-    exec(compile(code, "<submission>", "exec"), names)
+def _execute(code: str, names: dict[str, Any], title: str = "<submission>") -> None:
+    # Without `dont_inherit`, the future statement at the top of this file would hold for the submission.
+    exec(compile(code, title, "exec", dont_inherit=True), names)
+
+
+def _wind_up(names: dict[str, Any]) -> None:
+    """What an interpreter does at its end: exit handlers run, objects go, files that were left open are written."""
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    with contextlib.suppress(BaseException):
+        for name in list(names):
+            if name != "__builtins__":
+                names[name] = None
+        _write_open_files()  # those that the collector finds, it closes in an order that may lose their last words
+        gc.collect()
+        _write_open_files()
+
+
+def _write_open_files() -> None:
+    for item in gc.get_objects():
+        if isinstance(item, io.IOBase):
+            with contextlib.suppress(OSError, ValueError):
+                item.flush()
 
 
 def _make_at_home() -> None:
@@ -167,9 +201,11 @@ def _exit_softly(process: int) -> Callable[[int], NoReturn]:
     return leave
 
 
-def _leave(code: object) -> NoReturn:
-    """End the process with the status that Python gives to `SystemExit(code)`."""
-    _really_exit(0 if code is None else code & 0xFF if isinstance(code, int) else 1)
+def _status(code: object) -> int:
+    """The exit status that Python gives to `SystemExit(code)`."""
+    if isinstance(code, int):
+        return code & 0xFF if -_LONG <= code < _LONG else 0xFF
+    return 0 if code is None else 1
 
 
 def _describe(error: BaseException) -> bytes:

@@ -65,6 +65,7 @@ def default_namespace() -> dict[str, object]:
     for name in ("exit", "quit"):  # which `site` would have added
         setattr(builtins, name, _sitebuiltins.Quitter(name, "end of file"))
     namespace: dict[str, object] = {"__name__": "__main__", "__builtins__": __builtins__}
-    exec(DEFAULT_SETUP, namespace)
+    # Without `dont_inherit`, the future statement at the top of this file would hold for the setup code.
+    exec(compile(DEFAULT_SETUP, "<setup>", "exec", dont_inherit=True), namespace)
     exec("import array, contextlib, enum, io, queue, threading, types, typing, unittest, uuid", {})
     return namespace

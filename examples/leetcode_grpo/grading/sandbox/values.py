@@ -7,6 +7,7 @@ back: it encodes the expected value and compares texts, so there is no parser fo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,31 +15,40 @@ MAX_NODES = 100_000
 """Nodes of a linked list or tree; a longer one is taken for a cycle."""
 
 _INLINE_INT = 2**63
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class UnencodableError(ValueError):
     """A value, or a part of it, is not of a known plain type, is cyclic, or nests too deeply."""
 
 
-def dumps(value: Any) -> str:
+def dumps(value: Any, structure: type | None = None) -> str:
     """Canonical ASCII text of a value, on one line.
 
     Known are None, bool, int, float (`nan` equals `nan`, `-0.0` equals `0.0`), complex, str, bytes, list, tuple, dict,
     set, frozenset, list and tree nodes, each by exact type: a subclass of `int` is not an `int`.
 
+    Args:
+        value: to be encoded.
+        structure: the class of linked lists and trees that are not yet nodes (`Structure`), for the trusted side alone: a
+            submission could give a class of its own that name.
+
     Raises:
         UnencodableError: see there.
     """
     try:
-        return json.dumps(_encode(value), separators=(",", ":"))
+        return json.dumps(_encode(value, structure), separators=(",", ":"))
     except RecursionError:
         raise UnencodableError("nests too deeply, or contains itself") from None
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, structure: type | None) -> Any:
     kind = type(value)
-    if value is None or kind is bool or kind is str:
+    if value is None or kind is bool:
         return value
+    if kind is str:
+        # JSON writes a character beyond the first plane as two surrogates, and would read two as that character.
+        return {"surrogates": value.encode("utf-8", "surrogatepass").hex()} if _SURROGATES.search(value) else value
     if kind is int:
         # Decimal digits of large integers are quadratic to compute and refused by the interpreter beyond a few
         # thousand.
@@ -46,26 +56,26 @@ def _encode(value: Any) -> Any:
     if kind is float:
         return value + 0.0  # turns -0.0 into 0.0
     if kind is list:
-        return [_encode(item) for item in value]
+        return [_encode(item, structure) for item in value]
     if kind is tuple:
-        return {"tuple": [_encode(item) for item in value]}
+        return {"tuple": [_encode(item, structure) for item in value]}
     if kind is dict:
-        pairs = [[_encode(key), _encode(item)] for key, item in value.items()]
+        pairs = [[_encode(key, structure), _encode(item, structure)] for key, item in value.items()]
         return {"dict": sorted(pairs, key=lambda pair: json.dumps(pair[0]))}
     if kind is set or kind is frozenset:
-        return {kind.__name__: sorted((_encode(item) for item in value), key=json.dumps)}
+        return {kind.__name__: sorted((_encode(item, structure) for item in value), key=json.dumps)}
     if kind is bytes:
         return {"bytes": value.hex()}
     if kind is complex:
         return {"complex": [value.real + 0.0, value.imag + 0.0]}
+    if kind is structure:
+        return _nodes(value.kind, list(value.values), structure)
     return _encode_nodes(value)
 
 
 def _encode_nodes(value: Any) -> Any:
-    """Linked lists and trees, and `Structure`, by their names: submissions define node classes anew."""
+    """Linked lists and trees, by their names: submissions define node classes anew."""
     name = type(value).__name__
-    if name == "Structure":
-        return _structure(value.kind, list(value.values))
     if name == "ListNode":
         items: list[Any] = []
         node = value
@@ -74,22 +84,29 @@ def _encode_nodes(value: Any) -> Any:
             node = node.next
             if len(items) > MAX_NODES:
                 raise UnencodableError("a linked list that does not end")
-        return _structure("list_node", items)
+        return _nodes("list_node", items)
     if name == "TreeNode":
         row, items = [value], []
         while row:
-            items += [None if node is None else node.val for node in row]
+            items += [None if node is None else _value_of(node) for node in row]
             row = [child for node in row if node is not None for child in (node.left, node.right)]
             if len(items) > MAX_NODES:
                 raise UnencodableError("a tree that does not end")
-        return _structure("tree_node", items)
+        return _nodes("tree_node", items)
     raise UnencodableError(f"an object of type {name}")
 
 
-def _structure(kind: str, items: list[Any]) -> Any:
-    while len(items) > 1 and items[-1] is None:
+def _value_of(node: Any) -> Any:
+    if node.val is None:
+        raise UnencodableError("a tree node without a value, which would be taken for a gap")
+    return node.val
+
+
+def _nodes(kind: str, items: list[Any], structure: type | None = None) -> Any:
+    while kind == "tree_node" and items and items[-1] is None:
         items.pop()  # gaps behind the last node say nothing
-    return {kind: [_encode(item) for item in items]} if items else None  # the published constructors make None of []
+    # The published constructors make None of [].
+    return {kind: [_encode(item, structure) for item in items]} if items else None
 
 
 def loads(text: str, builders: dict[str, Callable[[list[Any]], Any]]) -> Any:
@@ -107,6 +124,8 @@ def _decode(data: Any, builders: dict[str, Callable[[list[Any]], Any]]) -> Any:
         return int(body, 16)
     if kind == "bytes":
         return bytes.fromhex(body)
+    if kind == "surrogates":
+        return bytes.fromhex(body).decode("utf-8", "surrogatepass")
     items = [_decode(item, builders) for item in body]
     plain: dict[str, Callable[[Any], Any]] = {
         "tuple": tuple,
