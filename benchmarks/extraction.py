@@ -31,11 +31,12 @@ from benchmarks.parts.plan import plan, qwen3_4b
 from benchmarks.parts.policies import FAMILIES, facts, load_family, make_pairs
 from svdproj import HackDirection
 from svdproj.batches import Sample, pair_sample, separate_rows
-from svdproj.capture import undisturbed, visit_gradients
+from svdproj.capture import visit_gradients
 from svdproj.differences import Differences
 from svdproj.likelihood import token_nll
 from svdproj.targets import Target, named_targets, select_targets
 from svdproj.tokens import encode_pair
+from svdproj.undisturbed import undisturbed
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-it-works" / "choosing.md"
