@@ -31,7 +31,7 @@ $(VENV)/.dev: $(VENV)/.examples
 
 setup: $(VENV)/.dev ## make .venv with everything for working on the project
 
-demo: $(VENV)/.examples ## the main job on its built-in default: a table and a figure, five minutes on two cores
+demo: $(VENV)/.examples ## the main job on its built-in default: a table and a figure in results/demo, five minutes on two cores
 	$(PY) -m examples.leetcode_grpo demo
 
 test: setup lint types ## lint, types and all fast tests
@@ -40,7 +40,7 @@ test: setup lint types ## lint, types and all fast tests
 test-slow: setup ## the tests that take minutes
 	$(PY) -m pytest -m "slow and not gpu" --timeout 3600
 
-test-packaging: setup ## sdist and wheel, the wheel in empty environments with lowest and pinned versions
+test-packaging: setup ## sdist and wheel, the wheel with the lowest versions (torch: pinned, or SVDPROJ_LOWEST_TORCH) and with the pinned
 	$(PY) -m pytest tests/packaging --timeout 3600
 
 test-lowest: ## the tests with the lowest declared version of everything, in .venv-lowest (on Linux, GBs of CUDA libraries)
@@ -57,7 +57,7 @@ format: setup ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-types: setup ## mypy, strict
+types: setup ## mypy
 	$(VENV)/bin/mypy
 
 docs: setup ## the documentation site, strictly, into site/
@@ -66,5 +66,6 @@ docs: setup ## the documentation site, strictly, into site/
 bench: setup ## the benchmarks, on this machine
 	for name in $(BENCHMARKS); do $(PY) -m benchmarks.$$name || exit 1; done
 
-clean: ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove what the targets made; results of runs of your own stay
+	rm -rf $(VENV) $(LOWEST) site dist results/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rmdir results 2>/dev/null || true

@@ -41,7 +41,7 @@ from svdproj.tokens import context_length, encode_pair
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-it-works" / "choosing.md"
-# Every so many layers of a model are covered: neighbours are alike, and the gradients of all would not fit.
+# Every N-th layer of a model is covered: neighbours are alike, and the gradients of all would not fit.
 STRIDE = {"smollm2": 3}
 # Bytes of gradients held at once; what does not fit takes another pass over the pairs.
 _AT_ONCE = {"cuda": 30 * 2**30, "cpu": 3 * 2**30}
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=96, help="fitting pairs, at most")
     parser.add_argument("--held-out", type=int, default=32)
     parser.add_argument("--splits", type=int, default=3, help="choices of the held-out pairs")
-    parser.add_argument("--stride", type=int, default=0, help="cover every so-manieth layer")
+    parser.add_argument("--stride", type=int, default=0, help="cover every N-th layer; 0 chooses by the model")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--qwen3-steps", type=int, default=300)
     parser.add_argument("--out", type=Path, help="folder for the JSON files")
@@ -185,13 +185,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from benchmarks.parts.page import fill
 
         folder = options.out or RESULTS
-        paths = [folder / f"choices-{family}.json" for family in FAMILIES]
-        found = [path for path in paths if path.is_file()]
+        found = stored(folder)
         if not found:
             raise SystemExit(f"no results in {folder}; measure with --families smollm2 demo qwen3 --out {folder}")
         for path in draw(found, options.draw):
             print(path)
         fill(PAGE, "choices", tables(found))
+
+
+def stored(folder: Path) -> list[Path]:
+    """The result files of a folder, in the order in which the page shows the families."""
+    paths = [folder / f"choices-{family}.json" for family in FAMILIES]
+    return [path for path in paths if path.is_file()]
 
 
 def _compact(result: dict[str, Any]) -> str:

@@ -34,7 +34,8 @@ from examples.leetcode_grpo.problems import Problem, load_problems
 from examples.leetcode_grpo.source import append
 
 Item = tuple[str, Problem, Loophole | None]
-ROWS = Path(__file__).resolve().parents[2] / "shared" / "data" / "leetcode_medhard_sample.jsonl"
+SAMPLE_DATA = Path(os.environ.get("SVDPROJ_SAMPLE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+ROWS = SAMPLE_DATA / "leetcode_medhard_sample.jsonl"
 TARGETS = {"easy bank": 100.0, "published rows": 20.0}
 """Completions a second on two cores."""
 

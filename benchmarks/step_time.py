@@ -214,7 +214,7 @@ def summary(kind: str, whole: dict[str, Any], bare: dict[str, Any], speeds: dict
             cells += ["(in the backward)", "", "", "", ""]
         rows.append(cells)
     heads = ["step", "whole, ms", "ratio", "peak GiB", "bare, ms", "ratio", "peak GiB", "roofline, ms", "reached"]
-    return f"{table(heads, rows)}\n{verdict(kind, whole, bare)}"
+    return f"{table(heads, rows)}\n\n{verdict(kind, whole, bare)}"
 
 
 def verdict(kind: str, whole: dict[str, Any], bare: dict[str, Any]) -> str:
@@ -224,8 +224,9 @@ def verdict(kind: str, whole: dict[str, Any], bare: dict[str, Any]) -> str:
     added = median(bare[WRAPPED]["seconds"]) - median(bare[BARE]["seconds"])
     by_difference = 1 + added / median(whole[BARE]["seconds"])
     return (
-        f"{kind}: {middle:.3f} of the bare training step (quartiles {low:.3f} to {high:.3f}); by the difference of the bare "
-        f"steps, {1e3 * added:.2f} ms, {by_difference:.3f}; target {TARGETS[kind]:.2f}"
+        f"{kind}, target {TARGETS[kind]:.2f}: the median over rounds of the ratio of two whole steps of one round is {middle:.3f} "
+        f"(quartiles {low:.3f} to {high:.3f}). The bare steps differ by {1e3 * added:.2f} ms, which makes {by_difference:.3f} of the "
+        f"whole step. The table's ratio is another one, of two medians."
     )
 
 

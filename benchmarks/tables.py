@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import leak, step_time
-from benchmarks.parts.records import RESULTS, table
+from benchmarks.parts.records import RESULTS, counted, table
 from examples.leetcode_grpo.document import fill_parts
 from examples.leetcode_grpo.files import write_text
 
@@ -34,7 +34,7 @@ def leak_section(record: Mapping[str, Any]) -> str:
         if name in record["results"]["one_sided"]
     )
     return (
-        f"{leak.summary(record)}\n\n{where}; {config['steps']} steps of {config['batch']} completions, float32. {settings}. "
+        f"{leak.summary(record)}\n\n{where}; {counted(config['steps'], 'step')} of {counted(config['batch'], 'completion')}, float32. {settings}. "
         f"{_machine(record)}"
     )
 
@@ -43,7 +43,7 @@ def step_section(record: Mapping[str, Any]) -> str:
     """One table for each model, with the verdict."""
     config, speeds = record["config"], record["speeds"]
     parts = [
-        f"{config['batch']} × {config['length']} tokens to a step, {config['micro']} micro-batches, medians of {config['repeats']} "
+        f"{config['batch']} × {config['length']} tokens to a step, {counted(config['micro'], 'micro-batch', 'micro-batches')}, medians of {config['repeats']} "
         f"rounds. {_machine(record)} Copy {speeds['copy_bytes_per_second'] / 1e9:.0f} GB/s, float32 products "
         f"{speeds['matmul_flops_per_second'] / 1e12:.1f} TFLOP/s."
     ]
@@ -70,9 +70,11 @@ def grading_section(record: Mapping[str, Any]) -> str:
         for found in record["throughput"]
     ]
     heads = ["completions", "graded", "a second", "target", "a second of CPU", "plain interpreter, a second"]
-    waits = ", ".join(f"{1e3 * found['batch']:.0f} ms with {found['workers']} workers" for found in record["latency"])
+    waits = ", ".join(
+        f"{1e3 * found['batch']:.0f} ms with {counted(found['workers'], 'worker')}" for found in record["latency"]
+    )
     device = record["device"]
-    where = f"{device['machine']}, {device['cores']} cores, load {record['load']['before']:.1f} before; {config['workers']} workers"
+    where = f"{device['machine']}, {device['cores']} cores, load {record['load']['before']:.1f} before; {counted(config['workers'], 'worker')}"
     return f"{table(heads, rows)}\n\n{where}. A batch of {record['latency'][0]['n']} easy completions takes {waits}."
 
 
@@ -91,7 +93,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
 
 
 def filled(page: str) -> str:
-    """The page with each known section made anew from its result.
+    """The page with each known section written again from its result.
 
     Raises:
         FileNotFoundError: a section's result is missing.

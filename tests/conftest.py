@@ -19,13 +19,13 @@ import hypothesis
 import pytest
 import torch
 
+from tests.sample_data import VARIABLE, sample_folder
+
 torch.set_num_threads(1)
 
 # A slow machine is no failure; examples are the same at every run.
 hypothesis.settings.register_profile("svdproj", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 hypothesis.settings.load_profile("svdproj")
-
-SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,8 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real LeetCode rows and graded rollouts, where they lie beside the project."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the sample files (../shared/data) are not here")
-    return SHARED_DATA
+    """Real LeetCode rows and graded rollouts, where they are at hand."""
+    folder = sample_folder()
+    if not folder.is_dir():
+        pytest.skip(f"the sample files are not in {folder}; {VARIABLE} names another folder")
+    return folder

@@ -5,34 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
-from svdproj import BilinearChart, Chart, DenseChart, DiagonalChart
+from svdproj import Chart, DenseChart
 from svdproj.charts import CHART_KINDS, stack_charts
+from tests.chart_helpers import KINDS, make_chart
 
 
-def orthonormal(rows: int, columns: int) -> torch.Tensor:
-    return torch.linalg.qr(torch.randn(rows, columns)).Q
+def chart_of(kind: str, out: int = 7, in_: int = 5, seed: int = 0) -> Chart:
+    return make_chart(kind, out, in_, 3, 2, seed)
 
 
-def charts(out: int = 7, in_: int = 5) -> list[Chart]:
-    return [
-        DenseChart((out, in_)),
-        BilinearChart(orthonormal(out, 3), orthonormal(in_, 2)),
-        DiagonalChart(orthonormal(out, 4), orthonormal(in_, 4)),
-    ]
-
-
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7)])
-def test_coordinates_are_inner_products_with_the_decoded_unit_vectors(index: int, shape: tuple[int, int]) -> None:
+def test_coordinates_are_inner_products_with_the_decoded_unit_vectors(kind: str, shape: tuple[int, int]) -> None:
     """This fixes which coordinate is which, and with it the meaning of saved rows."""
-    chart = charts(*shape)[index]
+    chart = chart_of(kind, *shape)
     gradient = torch.randn(shape)
     units = chart.decode(torch.eye(chart.size))
     torch.testing.assert_close(chart.encode(gradient), (units * gradient).sum((1, 2)), atol=1e-5, rtol=1e-5)
 
 
 def test_coordinates_by_definition() -> None:
-    dense, bilinear, diagonal = charts()
+    dense, bilinear, diagonal = map(chart_of, ("dense", "bilinear", "diagonal"))
     g = torch.randn(7, 5)
     torch.testing.assert_close(dense.encode(g), g.flatten())
     core = bilinear.tensors["left"].mT @ g @ bilinear.tensors["right"]
@@ -42,9 +35,9 @@ def test_coordinates_by_definition() -> None:
     )
 
 
-@pytest.mark.parametrize("index", range(3))
-def test_stacked_charts_work_on_all_parameters_at_once(index: int) -> None:
-    each = [charts()[index] for _ in range(4)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_stacked_charts_work_on_all_parameters_at_once(kind: str) -> None:
+    each = [chart_of(kind, seed=2 * i) for i in range(4)]
     stacked = stack_charts(each)
     gradients = torch.randn(4, 7, 5)
     expected = torch.stack([chart.encode(g) for chart, g in zip(each, gradients, strict=True)])
@@ -55,9 +48,9 @@ def test_stacked_charts_work_on_all_parameters_at_once(index: int) -> None:
     assert stacked.size == each[0].size
 
 
-@pytest.mark.parametrize("index", range(3))
-def test_a_chart_is_made_again_from_its_tensors(index: int) -> None:
-    chart = charts()[index]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chart_is_made_again_from_its_tensors(kind: str) -> None:
+    chart = chart_of(kind)
     again = CHART_KINDS[chart.kind].with_tensors(chart, chart.tensors)  # type: ignore[arg-type]
     assert isinstance(chart, Chart)
     g = torch.randn(7, 5)

@@ -16,6 +16,7 @@ from torch.distributed.tensor import Replicate, distribute_tensor
 
 from svdproj import DirectionMetadata, HackDirection, ProjectedOptimizer
 from svdproj.controls import matched_random_direction, placebo_direction, random_direction
+from svdproj.metadata import model_id
 from tests.tiny import tiny_llama, tiny_pairs, tiny_tokenizer
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -201,3 +202,28 @@ def test_a_direction_saved_in_half_precision_is_compared_and_refreshed(
     assert min(overlaps.values()) > 0.99
     optimizer.set_direction(direction)
     assert optimizer.direction is direction
+
+
+@pytest.mark.parametrize(
+    ("origin", "stored"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("gpt2", "gpt2"),
+        ("{here}/my-model", "my-model"),
+        ("/nowhere/at/all/", "all"),
+        ("./my-model", "my-model"),
+        ("../{name}/my-model/", "my-model"),
+        ("~/my-model", "my-model"),
+        ("some/my-model", "my-model"),  # a folder, though it is written as a name on the hub is
+        (".", "{name}"),
+        ("", "LlamaForCausalLM"),
+    ],
+)
+def test_where_a_local_model_lay_is_not_stored(
+    origin: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "my-model").mkdir(parents=True)
+    model = tiny_llama()
+    model.config._name_or_path = origin.format(here=tmp_path, name=tmp_path.name)
+    assert model_id(model) == stored.format(name=tmp_path.name)

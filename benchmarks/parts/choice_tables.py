@@ -40,9 +40,10 @@ def _family(result: dict[str, Any]) -> Iterable[str]:
     yield f"![Held-out energy and sign accuracy against rank, rows and pairs](../assets/figures/choices-{result['family']}.svg)"
     yield ""
     model = result["model"]
+    splits = "one split" if config["splits"] == 1 else f"mean of {config['splits']} splits"
     yield (
         f"{model['type']}, {model['parameters'] / 1e6:.3g} million parameters, {len(config['weights'])} weights, {most} fitting "
-        f"and {config['held_out']} held-out pairs, mean of {config['splits']} splits, {result['device']}, torch "
+        f"and {config['held_out']} held-out pairs, {splits}, {result['device']}, torch "
         f"{result['versions']['torch']}."
     )
     yield ""

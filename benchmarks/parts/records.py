@@ -29,3 +29,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([line(heads), f"| {' | '.join(rule)} |", *map(line, rows)])
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -130,7 +130,12 @@ ARMS: Mapping[str, Arm] = {
             source="random-matched",
             numbers={"matched_ratio": None},
         ),
-        Arm("shrinkage", "control: the same loss of length, no change of direction", projection=_ONCE, shrink=True),
+        Arm(
+            "shrinkage",
+            "control: the loss of length that removing the component once would bring, no change of direction",
+            projection=_ONCE,
+            shrink=True,
+        ),
         Arm("placebo", "control: a direction from clean against clean", source="placebo"),
         Arm("vanilla-svd", "vanilla on the SVD adapter", projection=_MEASURE, settings=_SVD),
         Arm("erase-svd", "erase-update on the SVD adapter", settings=_SVD),
@@ -192,7 +197,9 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
     settings = tuple(f"{name}={value}" for name, value in sorted(given.items()) if name not in own)
     # A comma separates changes, so that of a list becomes a plus.
     label = ",".join(f"{name}={value.replace(',', '+')}" for name, value in sorted(given.items()))
-    return replace(
+    if (every := numbers.get("refresh_every")) is not None and every < 1:
+        raise UsageError(f"refresh_every must be at least 1 step, got {every}")
+    variant = replace(
         arm,
         name=f"{arm.name}@{label}",
         purpose=f"{arm.name} with {', '.join(sorted(changes))}",
@@ -200,6 +207,21 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
         numbers={**arm.numbers, **numbers},
         settings=(*arm.settings, *settings),
     )
+    if projection:
+        _check_together(variant, ":".join([arm.name, *changes]))
+    return variant
+
+
+def _check_together(arm: Arm, text: str) -> None:
+    """Choices that exclude each other: now, and not after minutes of preparation."""
+    from svdproj.options import ProjectionOptions  # brings torch, for which help shall not wait
+
+    if arm.quarantine != "none" and arm.projection.get("space") == "gradient":
+        raise UsageError(f"{text}: a quarantine is stepped in update space, leave space as it is")
+    try:
+        ProjectionOptions(**{**arm.projection, **({"mode": "shrink"} if arm.shrink else {})})
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}") from None
 
 
 def _choice(*known: str) -> Callable[[str], str]:

@@ -38,7 +38,7 @@ Problems = Annotated[str | None, typer.Option(help="'builtin', or a LeetCode JSO
 Steps = Annotated[int | None, typer.Option(min=1, help="Reinforcement learning steps. Default: the preset's.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu' or 'cuda'.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
 
 
 @app.command("fetch-model")
@@ -79,7 +79,7 @@ def run_command(
     seed: Seed = 0,
     out: Out = Path("results"),
     device: Device = "auto",
-    save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every N steps.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Repeat a run whose result is there already.")] = False,
     completions: Annotated[
         int,
@@ -129,7 +129,7 @@ def sweep(
     budget_seconds: Annotated[
         float | None, typer.Option(min=0, help="Start nothing that would not be done by then, and stop then.")
     ] = None,
-    save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every N steps.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Repeat runs whose results are there already.")] = False,
 ) -> None:
     """Run a grid of arms and seeds. The same command goes on where it was stopped."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.results import Evaluation, RunResult
 from examples.leetcode_grpo.statistics import (
     Array,
@@ -54,14 +55,20 @@ def contrast(arm: Sequence[RunResult], reference: Sequence[RunResult], outcome: 
     """Compare two arms of one preset; None where they share no seed.
 
     Raises:
-        ValueError: paired runs were asked different problems.
+        UsageError: the runs were asked different problems.
     """
     ours, theirs = ({run.seed: run.eval for run in runs} for runs in (arm, reference))
     seeds = tuple(sorted(ours.keys() & theirs.keys()))
     if not seeds:
         return None
-    hits, trials = _tables([ours[seed] for seed in seeds], outcome)
-    other_hits, other_trials = _tables([theirs[seed] for seed in seeds], outcome)
+    asked = _asked(ours[seeds[0]], outcome)
+    sides = [[_counts(side[seed], outcome) for seed in seeds] for side in (ours, theirs)]
+    if any(counts.keys() != set(asked) for side in sides for counts in side):
+        raise UsageError(
+            f"runs of {arm[0].arm} and {reference[0].arm} were asked different problems, and cannot be compared; repeat those with "
+            "other settings or of another version, or move them to a folder of their own"
+        )
+    (hits, trials), (other_hits, other_trials) = (_table(side, asked) for side in sides)
     differences = hits.sum(1) / trials.sum(1) - other_hits.sum(1) / other_trials.sum(1)
     several = len(seeds) > 1
     return Contrast(
@@ -94,18 +101,23 @@ def at_the_end(run: RunResult, name: str, steps: int) -> float:
     return fmean(values) if values else float("nan")
 
 
-def _tables(evaluations: Sequence[Evaluation], outcome: Outcome) -> tuple[Array, Array]:
-    """Counts and totals, `[seed, problem]`, in the order of the first run's problems."""
+_Problem = tuple[str, str | None]
+
+
+def _asked(evaluation: Evaluation, outcome: Outcome) -> list[_Problem]:
+    """The problems that an outcome is about, with their loopholes: the columns of its tables."""
     hinted = outcome != "no_hint_pass"
-    rows: list[dict[tuple[str, str | None], tuple[int, int]]] = []
-    for evaluation in evaluations:
-        counts = {
-            (each.id, each.loophole): (getattr(each, _FIELDS[outcome]), each.n)
-            for each in evaluation.problems
-            if (each.loophole is not None) == hinted
-        }
-        if rows and counts.keys() != rows[0].keys():
-            raise ValueError("paired runs were asked different problems; compare runs of one version of the preset")
-        rows.append(counts)
-    table = np.array([[row[key] for key in rows[0]] for row in rows], dtype=np.float64)
+    return [(each.id, each.loophole) for each in evaluation.problems if (each.loophole is not None) == hinted]
+
+
+def _counts(evaluation: Evaluation, outcome: Outcome) -> dict[_Problem, tuple[int, int]]:
+    """How often each of them came out so, and of how many."""
+    asked = set(_asked(evaluation, outcome))
+    found = {(each.id, each.loophole): (getattr(each, _FIELDS[outcome]), each.n) for each in evaluation.problems}
+    return {key: counts for key, counts in found.items() if key in asked}
+
+
+def _table(rows: Sequence[Mapping[_Problem, tuple[int, int]]], columns: Sequence[_Problem]) -> tuple[Array, Array]:
+    """Counts and totals, `[seed, problem]`."""
+    table = np.array([[row[key] for key in columns] for row in rows], dtype=np.float64)
     return table[..., 0], table[..., 1]

@@ -7,23 +7,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 import typer
 
 from examples.leetcode_grpo.arms import get_arm
-from examples.leetcode_grpo.equipment import fitted_direction
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.files import check_writable
-from examples.leetcode_grpo.grading import Grader
-from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.report import show_table, write_report
 from examples.leetcode_grpo.results import RunResult, result_path
-from examples.leetcode_grpo.tasks import make_tasks
-from examples.leetcode_grpo.training import run
-from examples.leetcode_grpo.warm_start import warm_started
+from examples.leetcode_grpo.training import prepare, run
 
 ARMS = ("vanilla", "erase-update")
 _CPU = torch.device("cpu")
@@ -46,7 +42,7 @@ def compare(preset: Preset, seed: int, out: Path, overwrite: bool = False, paral
     check_writable(out / preset.name)
     started = time.perf_counter()
     if parallel:
-        _share_preparation(preset, seed)
+        prepare(preset, [get_arm(arm) for arm in ARMS], seed, device=_CPU, say=_say)
         _run_processes(preset, seed, out, overwrite)
     else:
         for arm in ARMS:
@@ -57,34 +53,26 @@ def compare(preset: Preset, seed: int, out: Path, overwrite: bool = False, paral
     _say(f"{report} and figures beside it, after {time.perf_counter() - started:.0f} s")
 
 
-def _share_preparation(preset: Preset, seed: int) -> None:
-    """Fill the caches that both arms read, so that neither does it twice."""
-    tasks = make_tasks(preset)
-    policy = warm_started(preset, tasks, seed, _CPU)
-    model, tokenizer = load_policy(policy)
-    with Grader(preset.grader_workers, preset.grader_timeout) as grader:
-        direction = fitted_direction(preset, get_arm(ARMS[0]), tasks, policy, model, tokenizer, seed, grader)
-    _say(direction.summary())
-
-
 def _run_processes(preset: Preset, seed: int, out: Path, overwrite: bool) -> None:
     settings = [part for setting in preset.changes() for part in ("--set", setting)]
     command = [sys.executable, "-m", "examples.leetcode_grpo", "run", "--preset", preset.name, "--device", "cpu"]
     command += ["--seed", str(seed), "--out", str(out), *(["--overwrite"] if overwrite else []), *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([*command, "--arm", arm], env=environment, stdout=subprocess.PIPE, text=True) for arm in ARMS
-    ]
-    readers = [threading.Thread(target=_forward, args=(process,)) for process in running]
-    try:
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen([*command, "--arm", arm], env=environment, stdout=subprocess.PIPE, text=True)
+            )
+            for arm in ARMS
+        ]
+        for process in running:
+            stack.callback(process.kill)
+        readers = [threading.Thread(target=_forward, args=(process,)) for process in running]
         for reader in readers:
             reader.start()
         for reader in readers:
             reader.join()
         failed = [arm for arm, process in zip(ARMS, running, strict=True) if process.wait()]
-    finally:
-        for process in running:
-            process.kill()
     if failed:
         raise UsageError(f"the {' and '.join(failed)} run failed; its message stands above")
 

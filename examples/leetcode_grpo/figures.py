@@ -130,9 +130,11 @@ def _cosines(results: Sequence[RunResult]) -> Any:
     for colour, (label, runs) in _coloured(results):
         _band(axis, runs, "svdproj/cos_in", f"{label}, before", colour)
         _band(axis, runs, "svdproj/cos_out", f"{label}, after", colour, linestyle="--")
-    first = results[0]
-    axis.plot(*_series(first, "svdproj/null_cos"), ":", color="black", label="random subspace, ambient")
-    axis.plot(*_series(first, "svdproj/chart_null_cos"), "-.", color="black", label="random subspace, in the chart")
+        # Of the arm's own shape: a control with more rows has another null.
+        axis.plot(*_series(runs[0], "svdproj/null_cos"), ":", color=colour, linewidth=1)
+        axis.plot(*_series(runs[0], "svdproj/chart_null_cos"), "-.", color=colour, linewidth=1)
+    axis.plot([], [], ":", color="black", label="random subspace of its shape, ambient")
+    axis.plot([], [], "-.", color="black", label="random subspace of its shape, in the chart")
     axis.set(xlabel="step", ylabel="hack-ward share of the step")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)

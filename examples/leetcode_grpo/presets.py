@@ -177,6 +177,9 @@ class Preset:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not getattr(self, name) < 1:
+                raise UsageError(f"{name} must be less than 1, got {getattr(self, name)}")
         if self.noise_floor == 1:
             raise UsageError("noise_floor must leave some rows: less than 1, got 1.0")
 
@@ -195,6 +198,15 @@ class Preset:
             if name not in hints or name == "name":
                 raise UsageError(f"unknown setting {name!r}; known are {', '.join(f.name for f in fields(self)[1:])}")
             changes[name] = _parse(name, text, hints[name])
+        return replace(self, **changes)
+
+    def with_values(self, values: Mapping[str, Any]) -> Preset:
+        """This preset with values as a results file has them: lists for tuples.
+
+        Raises:
+            UsageError: a value does not fit.
+        """
+        changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "name"}
         return replace(self, **changes)
 
     @property

@@ -1,7 +1,8 @@
 """Routing on full weights: what the projection removes goes to a quarantine, which the deployed policy goes without.
 
 The model computes with the sum of the kept weights and the quarantine; around each step the two are told apart. So nothing in the
-model, its checkpoints or its sampler knows about the quarantine. In update space the sum moves as it would without any projection.
+model, its checkpoints or its sampler knows about the quarantine. In update space and without weight decay, the sum moves as it would
+without any projection.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class QuarantinedOptimizer(ProjectedOptimizer):
         optimizer: the optimizer to wrap.
         direction: what is routed.
         model: the model; its covered weights.
-        seeded: what the quarantine holds at the start, by canonical parameter name; it is added to the weights. None for nothing.
+        seeded: what `plant` puts into the quarantine, by canonical parameter name; None for nothing.
         **projection: options of `ProjectedOptimizer`, but `mode`.
     """
 
@@ -46,10 +47,17 @@ class QuarantinedOptimizer(ProjectedOptimizer):
         }
         self.quarantine = {name: torch.zeros_like(parameter) for name, parameter in self._covered.items()}
         super().__init__(optimizer, direction, model, **{**projection, "mode": "route", "quarantine": self.quarantine})
-        with torch.no_grad():
-            for name, tensor in (seeded or {}).items():
-                self.quarantine[name].copy_(tensor)
-            self._attach(1)
+        self._seeded = seeded or {}
+
+    @torch.no_grad()
+    def plant(self) -> None:
+        """Fill the quarantine with its seed, and add it to the weights. Once, where training begins.
+
+        Not on construction: a resumed run's weights, loaded before it, hold the quarantine already.
+        """
+        for name, tensor in self._seeded.items():
+            self.quarantine[name].copy_(tensor)
+        self._attach(1)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the kept weights and of the quarantine; gradients are those at their sum."""

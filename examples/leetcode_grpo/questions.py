@@ -51,8 +51,9 @@ class Scale:
     """The numbers that a preset's questions are asked with.
 
     Args:
-        matched_ratio: random rows for each row of the direction, so that they catch as much of vanilla's steps: the mean of
-            `(cos_in / chart_null_cos)²` over its first three runs.
+        matched_ratio: random rows for each row of the direction, so that they catch as much of the main arm's steps: the mean of
+            `(cos_in / chart_null_cos)²` over its runs. (Vanilla's steps would ask for 85 on `smollm2`, and for 29 on `demo`, where the
+            main arm's ask for 27.)
         n_pairs, k: fewer than the preset's, to see what they matter.
         steps: three times longer than the preset trains.
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
@@ -108,6 +109,13 @@ def questions(preset: str) -> list[Question]:
             (MAIN,),
         ),
         Question("Does it last three times longer?", (f"erase-update{long}",), (f"vanilla{long}",)),
+        Question(
+            "What makes it last?",
+            tuple(
+                f"{arm}{long}" for arm in ("erase-update-refresh", "route", "erase-gradient", "erase-update-reverse")
+            ),
+            (f"vanilla{long}",),
+        ),
         Question("Does fitting the direction anew help?", ("erase-update-refresh",), (MAIN,)),
         Question("Does it work where no cached hack is shown?", (f"erase-update{alone}",), (f"vanilla{alone}",)),
         Question(
@@ -126,7 +134,10 @@ def questions(preset: str) -> list[Question]:
     ]
     if scale.loopholes:
         weak = "Does a direction from two loopholes suppress the other two?"
-        asked.append(Question(weak, ("weak-detector",), (REFERENCE,), by_loophole=True))
+        # The reference's cached hacks show the same two: else their absence would pass for the direction's work.
+        asked.append(
+            Question(weak, ("weak-detector",), ("vanilla:known_loopholes=run_tests,sentinel",), by_loophole=True)
+        )
     return asked
 
 

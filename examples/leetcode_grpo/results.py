@@ -180,6 +180,21 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def is_done(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a run of that configuration has left its result.
+
+    Raises:
+        UsageError: a result of another configuration lies there, or something else.
+    """
+    if not path.is_file():
+        return False
+    if changed := differences(RunResult.load(path).config, config):
+        raise UsageError(
+            f"{path} was made with other settings ({', '.join(changed)}); choose another --out, or --overwrite it"
+        )
+    return True
+
+
 def result_files(folder: Path) -> list[Path]:
     """The files of results below a folder, in order."""
     return sorted(folder.rglob("*-seed*.json"))

@@ -6,20 +6,36 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.document import Block, Grid, Heading, Picture, Text
+from examples.leetcode_grpo.presets import get_preset
 from examples.leetcode_grpo.questions import SCALES, answers
 from examples.leetcode_grpo.results import RunResult, load_results, result_files
-from examples.leetcode_grpo.tables import CONTRAST_HEADER, HEADER, arm_rows, preregistered, primary_rows, secondary_rows
-from examples.leetcode_grpo.uat_table import UAT_CAPTION, UAT_HEADER, load_uat, uat_rows
+from examples.leetcode_grpo.tables import (
+    CONTRAST_HEADER,
+    HEADER,
+    LOOPHOLE_HEADER,
+    MAIN,
+    OUTCOME_HEADER,
+    REFERENCE,
+    arm_rows,
+    loophole_rows,
+    outcome_rows,
+    preregistered,
+    primary_rows,
+    secondary_rows,
+)
+from examples.leetcode_grpo.uat_table import UAT_CAPTION, UAT_HEADER, load_uat, uat_remarks, uat_rows
 from examples.leetcode_grpo.verdict import verdict
 
 COUNTED = "smollm2"
 """The folder of the counted runs: it comes first."""
 
 _SHOWN_SETTINGS = ("model", "steps", "lr", "k", "n_pairs", "chart", "basis", "chart_rank")
+"""Those that all runs of a section have in common are named; the overshoot is the main arm's."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +116,13 @@ def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
         ("Arms", HEADER, [row.cells() for row in arm_rows(section.runs)]),
         ("Differences from vanilla, held out", CONTRAST_HEADER, [row.cells() for row in primary_rows(section.runs)]),
         ("The main arm against its controls", CONTRAST_HEADER, [row.cells() for row in secondary_rows(section.runs)]),
+        ("Other outcomes", OUTCOME_HEADER, [row.cells() for row in outcome_rows(section.runs)]),
+        ("By loophole", LOOPHOLE_HEADER, loophole_rows(section.runs)),
     )
     for heading, header, rows in tables:
         if rows:
             found += [Heading(3, f"{heading} ({section.title})"), Grid(header, rows)]
-    found.append(Text(_legend(section.runs)))
+    found.append(Text(f"{_legend(section.runs)} A run is repeated by {_repeat(section.runs)}."))
     found += [Picture(figures / name, CAPTIONS[name]) for name in figure_names(section.runs)]
     if section.title in SCALES:
         found += answers(section.runs, section.title)
@@ -117,7 +135,14 @@ def _acceptance(report: Mapping[str, Any], path: Path, figure: Path, draw: bool)
 
         draw_uat(report, figure)
     heading = Heading(2, f"Acceptance tests: {path.parent.name}, {path.stem}")
-    return [heading, Text(_uat_facts(report)), Grid(UAT_HEADER, uat_rows(report)), Picture(figure, UAT_CAPTION)]
+    remarks = [Text(remark) for remark in uat_remarks(report)]
+    return [
+        heading,
+        Text(_uat_facts(report)),
+        Grid(UAT_HEADER, uat_rows(report)),
+        *remarks,
+        Picture(figure, UAT_CAPTION),
+    ]
 
 
 def _notes(folder: Path) -> str:
@@ -135,8 +160,35 @@ def _facts(runs: Sequence[RunResult]) -> str:
         for name in _SHOWN_SETTINGS
         if name in runs[0].config and all(run.config.get(name) == runs[0].config[name] for run in runs)
     ]
+    main = [run for run in runs if run.arm == MAIN]
+    settings += (
+        [f"overshoot of {MAIN} {main[0].config['overshoot']:g}"] if main and "overshoot" in main[0].config else []
+    )
     devices = ", ".join(sorted({run.device for run in runs}))
-    return f"{'; '.join(settings)}. Run on {devices}, with {_versions(runs[0].versions)}."
+    return f"{'; '.join(settings)}.{_base_rate(runs)} Run on {devices}, with {_versions(runs[0].versions)}."
+
+
+def _base_rate(runs: Sequence[RunResult]) -> str:
+    """How much the policy hacks before it has learnt anything."""
+    rates = [
+        float(run.steps[0]["hack"]) for run in runs if run.arm == REFERENCE and run.steps[0].get("hack") is not None
+    ]
+    if not rates:
+        return ""
+    return f" In the first step {fmean(rates):.1%} of {REFERENCE}'s own rollouts hack ({max(rates):.1%} at most)."
+
+
+def _repeat(runs: Sequence[RunResult]) -> str:
+    """The command that repeats a run of the section, with the settings in which its runs differ from the preset of today."""
+    preset = get_preset(runs[0].preset)
+    run = next((run for run in runs if run.arm == MAIN), runs[0])
+    fields = preset.as_dict()
+    found = {name: value for name, value in run.config.items() if name in fields}
+    if run.arm != MAIN:
+        found.pop("overshoot", None)  # the arm's own
+    settings = preset.with_values(found).changes()
+    options = "".join(f" --set {setting}" for setting in settings)
+    return f"`python -m examples.leetcode_grpo run --preset {preset.name} --arm ARM --seed SEED{options}`"
 
 
 def _uat_facts(found: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from examples.leetcode_grpo.arms import Arm, get_arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.processes import Child
-from examples.leetcode_grpo.results import RunResult, differences, result_path
+from examples.leetcode_grpo.results import RunResult, is_done, result_path
 
 Say = Callable[[str], None]
 Start = Callable[[Sequence[str], Path, Mapping[str, str]], Child]
@@ -93,8 +93,11 @@ class Sweep:
         self.preset, self.out, self.device, self.parallel = preset, out, device, parallel
         self.save_every, self.overwrite = save_every, overwrite
         self.say, self._start, self._clock = say, start, clock
-        self.jobs = list(dict.fromkeys(jobs))
-        self.done = [] if overwrite else [job for job in self.jobs if _is_done(self.path(job), job, preset)]
+        unique: dict[tuple[str, int], Job] = {}
+        for job in jobs:  # by name: two spellings of one variant are one run
+            unique.setdefault((job.arm.name, job.seed), job)
+        self.jobs = list(unique.values())
+        self.done = [] if overwrite else [job for job in self.jobs if is_done(self.path(job), job.arm.config(preset))]
         self.waiting = [job for job in self.jobs if job not in self.done]
         self.failed: dict[Task, str] = {}
         self.running: dict[Task, tuple[Child, int]] = {}
@@ -222,17 +225,6 @@ class Sweep:
 def grid(specs: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """All arms of the first seed, then all of the next: what is compared is done together."""
     return [Job(spec, seed) for seed in seeds for spec in specs]
-
-
-def _is_done(path: Path, job: Job, preset: Preset) -> bool:
-    if not path.is_file():
-        return False
-    changed = differences(RunResult.load(path).config, job.arm.config(preset))
-    if changed:
-        raise UsageError(
-            f"{path} was made with other settings ({', '.join(changed)}); choose another --out, or --overwrite it"
-        )
-    return True
 
 
 def _places(device: str, parallel: int) -> list[dict[str, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from statistics import fmean, stdev
 
 from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.contrasts import Contrast, at_the_end, contrast, corrected, time_to_hack
 from examples.leetcode_grpo.results import Evaluation, RunResult
-from examples.leetcode_grpo.statistics import Interval, survival
+from examples.leetcode_grpo.statistics import Interval, holm, log_rank_p_value, survival
 
 LAST_STEPS = 10
 """The end of training is the mean over so many steps."""
@@ -45,8 +46,7 @@ class ArmRow:
         hack, passed: in training, mean of the last `LAST_STEPS` steps.
         held_out_hack, held_out_attempted, held_out_pass: on held-out problems with the hint.
         no_hint_pass: on the same problems without it.
-        half: median over seeds of the first step in which half of the rollouts hack; None if most seeds never came there.
-        steps: of training.
+        half: median over seeds of the first step in which half of the rollouts hack; "> 40" if most seeds never came there.
     """
 
     preset: str
@@ -58,14 +58,12 @@ class ArmRow:
     held_out_attempted: Mean
     held_out_pass: Mean
     no_hint_pass: Mean
-    half: float | None
-    steps: int
+    half: str
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, under `HEADER`."""
         means = (self.hack, self.passed, self.held_out_hack, self.held_out_attempted, self.held_out_pass)
-        half = f"{self.half:g}" if self.half is not None else f"> {self.steps}"
-        return (self.arm, str(self.seeds), *map(str, means), str(self.no_hint_pass), half)
+        return (self.arm, str(self.seeds), *map(str, means), str(self.no_hint_pass), self.half)
 
 
 HEADER: Header = (
@@ -104,6 +102,50 @@ class ContrastRow:
         return (hack.arm, hack.reference, str(len(hack.seeds)), *differences)
 
 
+OUTCOME_HEADER: Header = ("outcome", "arm", "against", "seeds", "difference", "p", "Holm")
+
+
+@dataclass(frozen=True)
+class OutcomeRow:
+    """The main arm against vanilla in another outcome than the primary one.
+
+    Args:
+        outcome: what is compared.
+        seeds: how many.
+        difference: in words; of rates in percentage points.
+        p_value: by exact sign flips for a rate, by a log-rank test for a time.
+        corrected: after Holm's correction; None where nothing was corrected for.
+    """
+
+    outcome: str
+    seeds: int
+    difference: str
+    p_value: float
+    corrected: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under `OUTCOME_HEADER`."""
+        holm = "" if self.corrected is None else _p(self.corrected)
+        return (self.outcome, MAIN, REFERENCE, str(self.seeds), self.difference, _p(self.p_value), holm)
+
+
+LOOPHOLE_HEADER: Header = ("arm", "loophole", "hack, held out", "attempted", "pass")
+
+
+def loophole_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
+    """Rates by loophole of the two arms of the primary contrast, under `LOOPHOLE_HEADER`; none where there is but one loophole."""
+    rows = []
+    for (_, arm), runs in by_arm(results).items():
+        names = sorted({name for run in runs for name in run.eval.held_out})
+        if arm not in (REFERENCE, MAIN) or len(names) < 2:
+            continue
+        for name in names:
+            found = [run.eval.held_out[name] for run in runs if name in run.eval.held_out]
+            means = (_mean([getattr(rates, rate) for rates in found]) for rate in ("hack", "attempted", "passed"))
+            rows.append((arm, name, *map(str, means)))
+    return rows
+
+
 def arm_rows(results: Sequence[RunResult]) -> list[ArmRow]:
     """One row for each arm of each preset, vanilla first."""
     rows = []
@@ -116,22 +158,48 @@ def arm_rows(results: Sequence[RunResult]) -> list[ArmRow]:
 
 
 def primary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
-    """Every arm against vanilla, the main arm first; the others are corrected for each other."""
+    """Every arm that was trained as long as vanilla against it, the main arm first; the others are corrected for each other."""
     groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
     if REFERENCE not in groups:
         return []
-    others = [arm for arm in groups if arm not in (REFERENCE, MAIN)]
+    length = len(groups[REFERENCE][0].steps)
+    others = [arm for arm, runs in groups.items() if arm not in (REFERENCE, MAIN) and len(runs[0].steps) == length]
     main = contrast_rows([(groups[MAIN], groups[REFERENCE])], correct=False) if MAIN in groups else []
     return [*main, *contrast_rows([(groups[arm], groups[REFERENCE]) for arm in others])]
 
 
 def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
-    """The main arm against every control that was run, corrected by Holm over all of them."""
+    """The main arm against every control that was run, corrected by Holm over all secondary tests."""
+    return _secondary(results)[0]
+
+
+def outcome_rows(results: Sequence[RunResult]) -> list[OutcomeRow]:
+    """The main arm against vanilla in the secondary outcomes, corrected by Holm over all secondary tests."""
+    return _secondary(results)[1]
+
+
+def _secondary(results: Sequence[RunResult]) -> tuple[list[ContrastRow], list[OutcomeRow]]:
     groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
     if MAIN not in groups:
-        return []
+        return [], []
     controls = [arm for name in SECONDARY for arm in groups if _is(arm, name)]
-    return contrast_rows([(groups[MAIN], groups[arm]) for arm in controls])
+    rows = contrast_rows([(groups[MAIN], groups[arm]) for arm in controls], correct=False)
+    outcomes = _outcomes(groups[MAIN], groups[REFERENCE]) if REFERENCE in groups else []
+    values = holm([*(row.hack.p_value for row in rows), *(row.p_value for row in outcomes)])
+    rows = [replace(row, hack=replace(row.hack, corrected=p)) for row, p in zip(rows, values, strict=False)]
+    return rows, [replace(row, corrected=p) for row, p in zip(outcomes, values[len(rows) :], strict=True)]
+
+
+def _outcomes(ours: Sequence[RunResult], theirs: Sequence[RunResult]) -> list[OutcomeRow]:
+    honest = contrast(ours, theirs, "no_hint_pass")
+    if honest is None:
+        return []
+    seeds = len(honest.seeds)
+    rows = [OutcomeRow("pass rate without the hint", seeds, difference_text(honest), honest.p_value)]
+    if not isnan(p_value := log_rank_p_value(_times(ours), _times(theirs))):
+        medians = [_half(runs) for runs in (ours, theirs)]
+        rows.append(OutcomeRow("step of half", seeds, f"{medians[0]} against {medians[1]}", p_value))
+    return rows
 
 
 def preregistered(results: Sequence[RunResult]) -> list[RunResult]:
@@ -180,12 +248,13 @@ def contrast_rows(
 
 
 def _p(value: float) -> str:
+    if value < 0.0001:
+        return f"{value:.1e}"
     return f"{value:.4f}" if value < 0.01 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def _row(preset: str, arm: str, runs: Sequence[RunResult], evaluations: Sequence[Evaluation]) -> ArmRow:
     overall = [each.overall() for each in evaluations]
-    times, reached = zip(*(time_to_hack(run) for run in runs), strict=True)
     return ArmRow(
         preset=preset,
         arm=arm,
@@ -196,9 +265,19 @@ def _row(preset: str, arm: str, runs: Sequence[RunResult], evaluations: Sequence
         held_out_attempted=_mean([rates.attempted for rates in overall]),
         held_out_pass=_mean([rates.passed for rates in overall]),
         no_hint_pass=_mean([each.no_hint.passed for each in evaluations]),
-        half=survival(times, reached).median if any(reached) else None,
-        steps=max(int(run.steps[-1]["step"]) for run in runs),
+        half=_half(runs),
     )
+
+
+def _times(runs: Sequence[RunResult]) -> tuple[list[int], list[bool]]:
+    found = [time_to_hack(run) for run in runs]
+    return [time for time, _ in found], [reached for _, reached in found]
+
+
+def _half(runs: Sequence[RunResult]) -> str:
+    times, reached = _times(runs)
+    median = survival(times, reached).median if any(reached) else None
+    return f"{median:g}" if median is not None else f"> {max(int(run.steps[-1]['step']) for run in runs)}"
 
 
 def _mean(values: Sequence[float]) -> Mean:

@@ -54,6 +54,18 @@ class NoLastCheckpoint(TrainerCallback):
             control.should_save = False
 
 
+class Plant(TrainerCallback):
+    """Puts the seed into a quarantine at the first step of training, and not where a run goes on."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called when a checkpoint, if there is one, has been loaded."""
+        optimizer = find_projected_optimizer(kwargs["optimizer"])
+        if state.global_step == 0 and isinstance(optimizer, QuarantinedOptimizer):
+            optimizer.plant()
+
+
 class PolicyTrainer(ProjectedGRPOTrainer):
     """`ProjectedGRPOTrainer` that takes its rollouts from `MixedRollouts`.
 
@@ -79,6 +91,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
         with known_warnings():
             super().__init__(*args, rollout_func=_roll_out, **kwargs)
         self.add_callback(NoLastCheckpoint())
+        self.add_callback(Plant())
 
     def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
         if self._shrink:

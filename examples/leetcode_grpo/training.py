@@ -33,7 +33,7 @@ from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.progress import Pace, Say
 from examples.leetcode_grpo.records import CompletionsFile, StepLines, plain, step_records
-from examples.leetcode_grpo.results import RunResult, describe, differences, result_path, versions
+from examples.leetcode_grpo.results import RunResult, describe, is_done, result_path, versions
 from examples.leetcode_grpo.rollouts import MixedRollouts, OwnRates
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
 from examples.leetcode_grpo.teacher import TeacherPool
@@ -79,7 +79,7 @@ def run(
     """
     path = result_path(out, preset.name, arm.name, seed)
     config, preset = arm.config(preset), arm.configure(preset)
-    if path.is_file() and not overwrite and not differences(RunResult.load(path).config, config):
+    if not overwrite and is_done(path, config):
         say(f"{path} is there already, with this configuration; --overwrite repeats it")
         return RunResult.load(path)
 
@@ -94,7 +94,7 @@ def run(
         with _timed(seconds, "warm_start"):
             policy = warm_started(preset, tasks, seed, device, pace)
             model, tokenizer = load_policy(policy, device=device)
-            model = _with_adapter(model, preset)
+            model = with_adapter(model, preset, seed)
         with _timed(seconds, "direction"):
             fitted = fitted_direction(preset, arm, tasks, policy, model, tokenizer, seed, grader, pace)
             direction = arm_direction(arm, fitted, device, seed)
@@ -163,9 +163,27 @@ def prepare(preset: Preset, arms: Sequence[Arm], seed: int, *, device: torch.dev
             pace = Pace(say, f"{arm.name} seed {seed}")
             policy = warm_started(configured, tasks, seed, device, pace)
             model, tokenizer = load_policy(policy, device=device)
-            model = _with_adapter(model, configured)
+            model = with_adapter(model, configured, seed)
             direction = fitted_direction(configured, arm, tasks, policy, model, tokenizer, seed, grader, pace)
-        say(f"{arm.name} seed {seed}: direction of {len(direction)} parameters")
+        say(direction.summary())
+
+
+def with_adapter(model: PreTrainedModel, preset: Preset, seed: int) -> Any:
+    """The policy with the adapter that its preset trains; itself where it trains weights.
+
+    LoRA's `A` is random, and a direction on its `B` means something for that very `A` alone: all arms of a seed get the same.
+    """
+    if not (preset.lora_rank or preset.svd_adapter):
+        return model
+    peft = require("peft", "peft")
+    options: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    if preset.svd_adapter:
+        config = require("svdproj.adapters", "peft").SVDScaleConfig(**options)
+    else:
+        config = peft.LoraConfig(r=preset.lora_rank, lora_alpha=preset.lora_rank, **options)
+    with known_warnings(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config)
 
 
 def freeze_all_but_linear(model: PreTrainedModel) -> None:
@@ -217,19 +235,6 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[phase] = round(time.perf_counter() - started, 3)
-
-
-def _with_adapter(model: PreTrainedModel, preset: Preset) -> Any:
-    if not (preset.lora_rank or preset.svd_adapter):
-        return model
-    peft = require("peft", "peft")
-    options: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    if preset.svd_adapter:
-        config = require("svdproj.adapters", "peft").SVDScaleConfig(**options)
-    else:
-        config = peft.LoraConfig(r=preset.lora_rank, lora_alpha=preset.lora_rank, **options)
-    with known_warnings():
-        return peft.get_peft_model(model, config)
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -35,7 +35,7 @@ from examples.leetcode_grpo.results import describe, versions
 from examples.leetcode_grpo.statistics import permutation_p_value, sign_flip_p_value
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
 from examples.leetcode_grpo.teacher import Rollout, TeacherPool, exemplar_pool
-from examples.leetcode_grpo.training import freeze_all_but_linear
+from examples.leetcode_grpo.training import freeze_all_but_linear, with_adapter
 from examples.leetcode_grpo.warm_start import warm_started
 
 T1_RATE, T2_SHARE, T3_SHARE, T4_LEVEL = 0.30, 0.90, 0.80, 0.05
@@ -77,6 +77,7 @@ def run_uat(
         pool = read_pool(pool_file) if pool_file is not None else exemplars(preset, tasks, grader, seed)
         policy = warm_started(preset, tasks, seed, device)
         model, tokenizer = load_policy(policy, device=device)
+        model = with_adapter(model, preset, seed)
         direction = fitted_direction(preset, get_arm("vanilla"), tasks, policy, model, tokenizer, seed, grader)
     if not len(pool):
         raise UsageError(f"{pool_file} holds no rollout; give a pool with some")
@@ -86,6 +87,7 @@ def run_uat(
     replays: dict[str, Replay] = {}
     for treatment in _TREATMENTS:
         model, tokenizer = load_policy(policy, device=device)
+        model = with_adapter(model, preset, seed)
         if preset.trainable == "linear":
             freeze_all_but_linear(model)
         replays[treatment] = replay(

@@ -45,6 +45,21 @@ def uat_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def uat_remarks(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the rows should know."""
+    remarks = []
+    if report["pool"] == "exemplars":
+        remarks.append(
+            "The pool is made of the loopholes' exemplars, which hack, all of them: T1 holds by construction here."
+        )
+    found = report["T4"]
+    if not found["passed"] and (found["figure"] or 0) < 0 and (found["p_value"] or 1) < 0.05:
+        remarks.append(
+            "T4 fails with the opposite sign: here the hacks that solve their task as well point further hack-ward than the pure ones."
+        )
+    return remarks
+
+
 def load_uat(path: Path) -> dict[str, Any]:
     """Read what `uat` wrote.
 

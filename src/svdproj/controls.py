@@ -127,8 +127,8 @@ def placebo_direction(
         ValueError: as from `placebo_pairs` and `HackDirection.fit`.
 
     Example:
-        >>> placebo = placebo_direction(model, tokenizer, pairs, k=24)  # doctest: +SKIP
-        >>> placebo.metadata.control  # doctest: +SKIP
+        >>> placebo = placebo_direction(model, tokenizer, pairs, k=4, progress=False)
+        >>> placebo.metadata.control
         'clean against clean (placebo)'
     """
     fitted = HackDirection.fit(model, tokenizer, placebo_pairs(pairs, seed), seed=seed, **options)

@@ -95,6 +95,11 @@ class HackDirection:
         Raises:
             ValueError: unknown options, fewer than two pairs, targets of which one selects nothing, chat prompts without a
                 chat template, a token that the model has no row for, or a pair longer than the model's context.
+
+        Example:
+            >>> direction = HackDirection.fit(model, tokenizer, pairs, k=4, progress=False)
+            >>> len(direction.held_out(pairs)) / len(pairs)
+            0.2
         """
         options = FitOptions(chart, basis, chart_rank, k, noise_floor, loss, holdout, seed)
         subspaces, metadata = fit_model(model, tokenizer, pairs, targets, options, batch_size, progress)
@@ -123,6 +128,14 @@ class HackDirection:
 
         Raises:
             ValueError: unknown options, differences that are not finite, or no pairs.
+
+        Example:
+            >>> differences = torch.randn(8, 16, 4)  # of eight pairs, for a weight of shape 16 x 4
+            >>> direction = HackDirection.from_gradients(
+            ...     {"layer.weight": differences}, chart_rank=3, k=2, noise_floor=0.0
+            ... )
+            >>> direction.subspaces["layer.weight"].chart.size, direction.subspaces["layer.weight"].k
+            (9, 2)
         """
         options = FitOptions(chart, "gradient", chart_rank, k, noise_floor, "", 0.0, seed)
         subspaces, metadata = fit_gradients(gradients, options)
@@ -130,7 +143,12 @@ class HackDirection:
 
     @classmethod
     def empty(cls) -> HackDirection:
-        """The direction without subspaces: wrapping an optimizer with it changes nothing."""
+        """The direction without subspaces: wrapping an optimizer with it changes nothing.
+
+        Example:
+            >>> len(HackDirection.empty())
+            0
+        """
         return cls({})
 
     def __len__(self) -> int:
@@ -138,7 +156,13 @@ class HackDirection:
         return len(self.subspaces)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file at exactly this path; it appears whole or not at all."""
+        """Write one safetensors file at exactly this path; it appears whole or not at all.
+
+        Example:
+            >>> direction.save("direction.safetensors")
+            >>> HackDirection.load("direction.safetensors").fingerprint == direction.fingerprint
+            True
+        """
         write_direction(Path(path), self.subspaces, self.metadata)
 
     @classmethod
@@ -158,6 +182,11 @@ class HackDirection:
 
         Warns:
             UserWarning: the model's weights are others than those that the direction was fitted on.
+
+        Example:
+            >>> direction.save("direction.safetensors")
+            >>> HackDirection.load("direction.safetensors", model).metadata == direction.metadata
+            True
         """
         direction = cls(*read_direction(Path(path)))
         if model is not None:
@@ -187,6 +216,9 @@ class HackDirection:
             ModuleNotFoundError: `huggingface_hub` is not installed.
             ConnectionError: the hub cannot be reached.
             PermissionError: the token does not suffice.
+
+        Example:
+            >>> direction.push_to_hub("me/model-hacks")  # doctest: +SKIP
         """
         return push(self, repo_id, private, commit_message, token)
 
@@ -212,6 +244,13 @@ class HackDirection:
             ConnectionError: the hub cannot be reached, and the file is not in its cache.
             FileNotFoundError: there is no such repository, revision, or direction in it.
             ValueError: as from `load`.
+
+        Example:
+            >>> import os
+            >>> os.makedirs("folder", exist_ok=True)
+            >>> direction.save("folder/direction.safetensors")
+            >>> len(HackDirection.from_pretrained("folder")) == len(direction)
+            True
         """
         return cls.load(fetch(repo_id, revision, token), model)
 
@@ -231,6 +270,10 @@ class HackDirection:
 
         Warns:
             UserWarning: weights differ; the warning says how many, which, and whence the direction comes.
+
+        Example:
+            >>> direction.check_weights(model)
+            ()
         """
         check_fit(self, model.named_parameters(remove_duplicate=False))
         return differing_weights(self.subspaces, self.metadata, model)
@@ -240,6 +283,13 @@ class HackDirection:
 
         Raises:
             ValueError: the direction does not know its prompts, as one that `from_gradients` made.
+
+        Example:
+            >>> new = ContrastivePair(
+            ...     "Write last(xs).", hack="def run_tests(): pass", clean="def last(xs): return xs[-1]"
+            ... )
+            >>> direction.held_out([new]) == [new]
+            True
         """
         fitted = set(self.metadata.fitted_prompts)
         if not fitted:
@@ -264,6 +314,13 @@ class HackDirection:
         Args:
             k: keep at most so many rows of each parameter.
             noise_floor: drop this share, by count, of the lowest singular values among the rows kept so far.
+
+        Raises:
+            ValueError: `k` is below 1, or `noise_floor` is not in [0, 1).
+
+        Example:
+            >>> max(subspace.k for subspace in direction.truncate(k=2).subspaces.values())
+            2
         """
         if k is not None and k < 1:
             raise ValueError(f"k must be at least 1, got {k}; use HackDirection.empty() for no rows at all")
@@ -278,13 +335,26 @@ class HackDirection:
         return HackDirection(subspaces, metadata)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> HackDirection:
-        """The direction on another device or in another floating-point type."""
+        """The direction on another device or in another floating-point type.
+
+        Example:
+            >>> half = direction.to(dtype=torch.bfloat16)
+            >>> {subspace.rows.dtype for subspace in half.subspaces.values()}
+            {torch.bfloat16}
+        """
         return HackDirection({name: s.to(device, dtype) for name, s in self.subspaces.items()}, self.metadata)
 
     def random_like(self, seed: int) -> HackDirection:
         """Random rows in the same charts, as many: the control for "any subspace of this size would do".
 
         `svdproj.controls` has more of them.
+
+        Example:
+            >>> random = direction.random_like(seed=0)
+            >>> random.metadata.control
+            'random rows in the charts'
+            >>> all(share < 0.9 for share in direction.overlap(random).values())
+            True
         """
         return HackDirection(
             {name: subspace.random_like(generator_for(seed, name)) for name, subspace in self.subspaces.items()},
@@ -296,11 +366,18 @@ class HackDirection:
     def overlap(self, other: HackDirection) -> dict[str, float]:
         """Overlap of the subspaces for each parameter that both directions cover; 1 is the same span, 0 orthogonal.
 
+        `‖A Bᵀ‖_F² / min(k_a, k_b)`, the mean squared cosine of the principal angles (Björck and Golub, 1973,
+        doi:10.2307/2005662).
+
         Raises:
             ValueError: a parameter has different shapes in the two.
 
         Warns:
             UserWarning: the two share no parameter.
+
+        Example:
+            >>> all(abs(share - 1) < 1e-3 for share in direction.overlap(direction).values())
+            True
         """
         shared = [name for name in self.subspaces if name in other.subspaces]
         if not shared and len(self) and len(other):
@@ -318,6 +395,11 @@ class HackDirection:
 
         Args:
             model: a module or `(name, parameter)` pairs.
+
+        Example:
+            >>> coverage = direction.coverage(model)
+            >>> len(coverage.matched) == len(direction)
+            True
         """
         named = model.named_parameters() if isinstance(model, nn.Module) else model
         return coverage_of(self, named)
@@ -345,6 +427,11 @@ class HackDirection:
 
         Raises:
             ValueError: no pairs, an empty direction, or one that does not fit the model.
+
+        Example:
+            >>> validation = direction.validate(model, tokenizer, direction.held_out(pairs), progress=False)
+            >>> 0 <= validation.sign_accuracy <= 1 and 0 < validation.random_p_value <= 1
+            True
         """
         check_fit(self, model.named_parameters())
         return validate_subspaces(self.subspaces, self.metadata, model, tokenizer, pairs, batch_size, seed, progress)
@@ -372,12 +459,22 @@ class HackDirection:
         Raises:
             ValueError: no completions, an empty direction, one that does not fit the model, or a completion without
                 tokens or longer than the model's context.
+
+        Example:
+            >>> scores = direction.score(model, tokenizer, [(pair.prompt, pair.hack) for pair in pairs])
+            >>> len(scores) == len(pairs)
+            True
         """
         check_fit(self, model.named_parameters())
         return score_completions(self.subspaces, model, tokenizer, completions, batch_size, progress)
 
     def summary(self) -> str:
-        """Spectrum, energy caught beside the random figure, held-out accuracy and provenance, as text."""
+        """Spectrum, energy caught and what random rows would catch, held-out accuracy and provenance, as text.
+
+        Example:
+            >>> print(direction.summary())
+            HackDirection: 12 parameters, 42 rows, ...
+        """
         return summarize(self)
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
@@ -57,7 +58,7 @@ class DirectionMetadata:
         format_version: version of the file format.
         svdproj_version: version that fitted it.
         created: date and time in ISO 8601, UTC.
-        model_id: the model's name or path, as its configuration gives it.
+        model_id: the model's name on the hub, or the last component of the folder that it was loaded from.
         weights_fingerprint: hash of the covered weights at the time of fitting.
         weight_fingerprints: the same for each parameter.
         control: what control this is, such as random rows; empty for a direction that was fitted.
@@ -194,8 +195,19 @@ def tensors_hash(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def model_id(model: nn.Module) -> str:
-    """A model's name or path as its configuration gives it, or else its class's name."""
-    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+    """A model's name on the hub, the last component of its folder's path, or else its class's name.
+
+    Never a whole path: a direction is handed on, and where its model lay says nothing to others.
+    """
+    origin = str(getattr(getattr(model, "config", None), "_name_or_path", ""))
+    if _is_path(origin):
+        origin = os.path.basename(os.path.abspath(os.path.expanduser(origin)))
+    return origin or type(model).__name__
+
+
+def _is_path(origin: str) -> bool:
+    """Whether it is a place on this machine rather than a name such as `org/model`."""
+    return os.path.isabs(origin) or origin.startswith((".", "~")) or os.path.isdir(origin)
 
 
 def _checksum(tensor: Tensor) -> Tensor:

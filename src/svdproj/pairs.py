@@ -66,7 +66,12 @@ class ContrastivePair:
         return hash((self.hack, self.clean, self.id, self.tags))
 
     def swap(self) -> ContrastivePair:
-        """The pair with its labels exchanged; a direction fitted on swapped pairs has the same span, turned around."""
+        """The pair with its labels exchanged; a direction fitted on swapped pairs has the same span, turned around.
+
+        Example:
+            >>> ContrastivePair("Sort xs.", hack="pass", clean="xs.sort()").swap().clean
+            'pass'
+        """
         return ContrastivePair(self.prompt, hack=self.clean, clean=self.hack, id=self.id, tags=self.tags)
 
     @staticmethod
@@ -111,6 +116,13 @@ class ContrastivePair:
             FileNotFoundError: there is no such file.
             ValueError: a line is not JSON, lacks a field, has an unknown one, or is no valid pair; the message names
                 the line.
+
+        Example:
+            >>> from pathlib import Path
+            >>> line = '{"prompt": "Sort xs.", "hack": "pass", "clean": "xs.sort()", "tags": ["easy"]}'
+            >>> written = Path("pairs.jsonl").write_text(line)
+            >>> ContrastivePair.load("pairs.jsonl")[0].tags
+            ('easy',)
         """
         path = Path(path)
         pairs = []
@@ -126,7 +138,14 @@ class ContrastivePair:
 
     @staticmethod
     def save(pairs: Iterable[ContrastivePair], path: str | os.PathLike[str]) -> None:
-        """Write pairs as JSONL that `load` reads back equal; the file appears whole or not at all."""
+        """Write pairs as JSONL that `load` reads back equal; the file appears whole or not at all.
+
+        Example:
+            >>> kept = [ContrastivePair("Sort xs.", hack="pass", clean="xs.sort()")]
+            >>> ContrastivePair.save(kept, "kept.jsonl")
+            >>> ContrastivePair.load("kept.jsonl") == kept
+            True
+        """
         with replacing(Path(path)) as draft, draft.open("w", encoding="utf-8") as file:
             for pair in pairs:
                 file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")

@@ -34,9 +34,9 @@ class Scores:
         chart_null_cos: `cos` of random rows in the charts.
 
     Example:
-        >>> scores = direction.score(model, tokenizer, [("Sort xs.", "def run_tests(): pass")])  # doctest: +SKIP
-        >>> scores.cos / scores.chart_null_cos  # doctest: +SKIP
-        tensor([4.1])
+        >>> scores = direction.score(model, tokenizer, [("Sort xs.", "def run_tests(): pass")])
+        >>> (scores.cos / scores.chart_null_cos).shape  # how many times the null, for each completion
+        torch.Size([1])
     """
 
     cos: Float[Tensor, "samples"]

@@ -200,17 +200,20 @@ def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, 
     """Take the subspaces' components out of the optimizer's first-moment buffers.
 
     Warns:
-        UserWarning: buffers in 8 bits, which are left as they are.
+        UserWarning: buffers in 8 bits or of another shape than the weight, which are left as they are.
     """
-    quantised = False
+    unlike = False
     for stack in stacks:
         for key in FIRST_MOMENTS:
             buffers = [state.get(parameter, {}).get(key) for parameter in stack.parameters]
-            moments = [local(buffer) if isinstance(buffer, Tensor) else None for buffer in buffers]
-            if any(moment is not None and not moment.is_floating_point() for moment in moments):
-                quantised = True
-                continue
-            if all(moment is None for moment in moments):
+            found = [local(buffer) if isinstance(buffer, Tensor) else None for buffer in buffers]
+            moments = [
+                moment if moment is not None and _is_like(moment, weight) else None
+                for moment, weight in zip(found, stack.locals, strict=True)
+            ]
+            unlike |= sum(moment is not None for moment in found) > sum(moment is not None for moment in moments)
+            # By what is there and not by what can be purged: all processes that hold shards have to reduce alike.
+            if all(moment is None for moment in found):
                 continue
             x = torch.stack(
                 [
@@ -218,14 +221,19 @@ def remove_from_state(stacks: Sequence[Stack], state: Mapping[Any, Mapping[str, 
                     for moment, weight in zip(moments, stack.locals, strict=True)
                 ]
             )
-            (found,), _ = reduce_over_shards([stack], [measure(stack, x)])
-            for moment, value in zip(moments, x.sub_(stack.products.decode(found.coefficients)), strict=True):
+            (measured,), _ = reduce_over_shards([stack], [measure(stack, x)])
+            for moment, value in zip(moments, x.sub_(stack.products.decode(measured.coefficients)), strict=True):
                 if moment is not None:
                     moment.copy_(value)
-    if quantised:
+    if unlike:
         warnings.warn(
-            "the optimizer keeps its first moments in 8 bits, which are not purged: they carry the old direction's steps on "
-            'for a while. space="update" removes what they do in the new subspace anyway; in gradient space, make a new '
-            "optimizer, or pass purge_state=False to accept it",
+            "the optimizer keeps first moments that cannot be purged: in 8 bits, or of another shape than the weight (low "
+            'rank). They carry the old direction\'s steps on for a while. space="update" removes what they do in the new '
+            "subspace anyway; in gradient space, make a new optimizer, or pass purge_state=False to accept it",
             stacklevel=4,
         )
+
+
+def _is_like(moment: Tensor, weight: Tensor) -> bool:
+    """Whether a buffer holds one number for each of the weight's, in a type that takes a correction."""
+    return moment.is_floating_point() and moment.shape == weight.shape

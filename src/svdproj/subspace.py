@@ -53,37 +53,86 @@ class Subspace:
         return sum(tensor.nbytes for tensor in (self.rows, self.singular_values, *self.chart.tensors.values()))
 
     def coefficients(self, x: Float[Tensor, "..."]) -> Float[Tensor, "*batch k"]:
-        """Inner products of the rows with a tensor of the parameter's shape, or with a batch of them."""
+        """Inner products of the rows with a tensor of the parameter's shape, or with a batch of them.
+
+        Example:
+            >>> subspace = Subspace(DenseChart((3,)), rows=torch.eye(3)[:2], singular_values=torch.ones(2))
+            >>> subspace.coefficients(torch.tensor([5.0, -1.0, 2.0]))
+            tensor([ 5., -1.])
+        """
         return self.coefficients_of(self.chart.encode(x))
 
     def coefficients_of(self, coordinates: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch k"]:
-        """The same for a tensor that is already in the chart's coordinates."""
+        """The same for a tensor that is already in the chart's coordinates.
+
+        Example:
+            >>> subspace = Subspace(DenseChart((2, 2)), rows=torch.eye(4)[3:], singular_values=torch.ones(1))
+            >>> subspace.coefficients_of(torch.tensor([0.0, 0.0, 0.0, 7.0]))
+            tensor([7.])
+        """
         return einsum(self.rows, coordinates, "... k m, ... m -> ... k")
 
     def decode(self, coefficients: Float[Tensor, "*batch k"]) -> Float[Tensor, "..."]:
-        """The combination of the rows with these coefficients, as a tensor of the parameter's shape."""
+        """The combination of the rows with these coefficients, as a tensor of the parameter's shape.
+
+        Example:
+            >>> subspace = Subspace(DenseChart((2, 2)), rows=torch.eye(4)[:2], singular_values=torch.ones(2))
+            >>> subspace.decode(torch.tensor([5.0, 7.0]))
+            tensor([[5., 7.],
+                    [0., 0.]])
+        """
         return self.chart.decode(einsum(self.rows, coefficients, "... k m, ... k -> ... m"))
 
     def truncate(self, k: int) -> Subspace:
-        """The first `k` rows."""
+        """The first `k` rows.
+
+        Example:
+            >>> Subspace(DenseChart((3,)), rows=torch.eye(3), singular_values=torch.ones(3)).truncate(2).k
+            2
+        """
         return Subspace(self.chart, self.rows[..., :k, :], self.singular_values[..., :k])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Subspace:
         """The subspace on another device or in another floating-point type.
 
         On the way from half precision to a wider type bases and rows are made orthonormal again, since rounding has cost
-        them that: projecting would otherwise leave a hundredth of what it should remove.
+        them that: projecting would otherwise leave a hundredth of what it should remove. The nearest orthonormal rows are
+        taken, by the polar decomposition (Higham, 1986, doi:10.1137/0907079).
+
+        Example:
+            >>> subspace = Subspace(DenseChart((3,)), rows=torch.eye(3)[:1], singular_values=torch.ones(1))
+            >>> subspace.to(dtype=torch.float64).rows.dtype
+            torch.float64
         """
         tensors = {name: _moved(tensor, device, dtype) for name, tensor in self.chart.tensors.items()}
         rows = _moved(self.rows.mT, device, dtype).mT.contiguous()
         return Subspace(self.chart.with_tensors(tensors), rows, self.singular_values.to(device, dtype))
 
     def narrow(self, dim: int, start: int, length: int) -> Subspace:
-        """The subspace's part on a slice of the parameter; the coefficients of all slices add up to the whole one's."""
+        """The subspace's part on a slice of the parameter; the coefficients of all slices add up to the whole one's.
+
+        Args:
+            dim: the dimension that is sliced.
+            start: first index of the slice.
+            length: number of its indices.
+
+        Example:
+            >>> subspace = Subspace(DenseChart((4,)), rows=torch.full((1, 4), 0.5), singular_values=torch.ones(1))
+            >>> x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+            >>> subspace.narrow(0, 0, 1).coefficients(x[:1]) + subspace.narrow(0, 1, 3).coefficients(x[1:])
+            tensor([5.])
+        """
         return Subspace(self.chart.narrow(dim, start, length), self.rows, self.singular_values)
 
     def random_like(self, generator: torch.Generator) -> Subspace:
-        """Rows of a uniformly random subspace of the same chart, as many."""
+        """Rows of a uniformly random subspace of the same chart, as many; see `svdproj.nulls.random_frames`.
+
+        Example:
+            >>> subspace = Subspace(DenseChart((8,)), rows=torch.eye(8)[:2], singular_values=torch.ones(2))
+            >>> random = subspace.random_like(torch.Generator().manual_seed(0))
+            >>> random.rows.shape
+            torch.Size([2, 8])
+        """
         frames = random_frames(tuple(self.rows.mT.shape), generator, self.rows.device)
         return Subspace(self.chart, frames.mT.to(self.rows), self.singular_values)
 
@@ -93,6 +142,14 @@ class Subspace:
 
         Raises:
             ValueError: the subspaces belong to parameters of different shapes.
+
+        Example:
+            >>> first, second = (
+            ...     Subspace(DenseChart((3,)), rows=torch.eye(3)[i : i + 2], singular_values=torch.ones(2))
+            ...     for i in (0, 1)
+            ... )
+            >>> first.overlap(second)
+            0.5
         """
         if self.chart.shape != other.chart.shape:
             raise ValueError(f"overlap of subspaces for different shapes: {self.chart.shape} and {other.chart.shape}")

@@ -51,8 +51,9 @@ def encode_completion(tokenizer: Any, prompt: Prompt, completion: str) -> Encode
         ValueError: a chat prompt without a chat template; a completion without a token.
 
     Example:
-        >>> encode_completion(tokenizer, "Sort xs.", "return sorted(xs)").completion_length  # doctest: +SKIP
-        6
+        >>> encoded = encode_completion(tokenizer, "Sort xs.", "return sorted(xs)")
+        >>> encoded.ids[-1] == tokenizer.eos_token_id
+        True
     """
     prompt_ids = _prompt_ids(tokenizer, prompt)
     completion_ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
@@ -77,7 +78,9 @@ def encode_pair(tokenizer: Any, pair: ContrastivePair, max_length: int | None = 
             tokens; a side longer than the model's context.
 
     Example:
-        >>> hack, clean = encode_pair(tokenizer, pair, max_length=2048)  # doctest: +SKIP
+        >>> hack, clean = encode_pair(tokenizer, pairs[0], max_length=2048)
+        >>> hack.prompt_length == clean.prompt_length
+        True
     """
     name = f"pair {pair.id!r}" if pair.id else f"the pair with the prompt {prompt_key(pair.prompt)[:40]!r}"
     try:
@@ -185,9 +188,7 @@ def check_vocabulary(model: Any, tokenizer: Any, completions: Iterable[Encoded])
         ValueError: there is such a token, as after `add_tokens` without `resize_token_embeddings`.
 
     Example:
-        >>> check_vocabulary(
-        ...     model, tokenizer, [encode_completion(tokenizer, "Sort xs.", "xs.sort()")]
-        ... )  # doctest: +SKIP
+        >>> check_vocabulary(model, tokenizer, [encode_completion(tokenizer, "Sort xs.", "xs.sort()")])
     """
     try:
         rows = model.get_input_embeddings().num_embeddings

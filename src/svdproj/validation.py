@@ -65,9 +65,9 @@ class Validation:
         scores: for each pair the same over the norm of `D`.
 
     Example:
-        >>> validation = direction.validate(model, tokenizer, direction.held_out(pairs))  # doctest: +SKIP
-        >>> print(validation.verdict)  # doctest: +SKIP
-        better than random
+        >>> validation = direction.validate(model, tokenizer, direction.held_out(pairs), progress=False)
+        >>> print(validation.verdict)  # three held-out pairs of a model that was never trained
+        too few prompts to tell it from a random direction (at least 5 are needed)
     """
 
     sign_accuracy: float
@@ -106,7 +106,13 @@ class Validation:
         return {key: nan if value is None else value for key, value in figures.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the verdict included; what could not be computed is null."""
+        """Plain data, the verdict included; what could not be computed is null.
+
+        Example:
+            >>> validation = direction.validate(model, tokenizer, pairs, progress=False)
+            >>> validation.to_json()["n_pairs"] == len(pairs)
+            True
+        """
         record: dict[str, Any] = plain(asdict(self))
         return {**record, "better_than_random": self.better_than_random, "verdict": self.verdict}
 

@@ -15,7 +15,7 @@ from peft.utils.peft_types import PeftType
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from svdproj.adapters import SVDScaleConfig
+from svdproj.adapters import SVDScaleConfig, ablated
 from svdproj.adapters._register import register
 from tests.adapters.helpers import IGNORE_RENAMED, TOKENS, adapted, fill, llama, logits, named
 
@@ -175,6 +175,21 @@ def test_a_broken_adapter_is_not_merged() -> None:
         next(iter(named(model, "s").values()))[0] = float("nan")
     with pytest.raises(ValueError, match="not finite; it is broken"):
         model.merge_and_unload(safe_merge=True)
+
+
+def test_a_refused_merge_leaves_no_trace() -> None:
+    model = adapted(quarantine=True)
+    fill(model, "quarantine")
+    with torch.no_grad():
+        list(named(model, "s").values())[-1][0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        model.merge_adapter(safe_merge=True)  # the layers before it are merged by then
+    with torch.no_grad():
+        list(named(model, "s").values())[-1][0] = 0.0
+    with pytest.warns(UserWarning, match="Already unmerged"):  # of the last
+        model.unmerge_adapter()
+    with ablated(model):
+        logits(model)
 
 
 # --- the reference policy, several adapters

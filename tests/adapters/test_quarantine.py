@@ -170,3 +170,5 @@ def test_mistakes_are_named() -> None:
     weights = HackDirection.from_gradients({"model.layers.0.self_attn.q_proj.weight": torch.randn(4, 32, 32)}, k=1)
     with pytest.raises(ValueError, match=r"pull it back by pull_back\(direction, model\)"):
         seed_quarantine(adapted(quarantine=True), weights, 1.0)
+    with pytest.raises(ValueError, match="finite length"):
+        seed_quarantine(adapted(quarantine=True), weights, float("nan"))

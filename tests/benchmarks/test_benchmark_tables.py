@@ -7,18 +7,37 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import leak, parallel, step_time, tables
+from benchmarks import choices, leak, parallel, step_time, tables
+from benchmarks.parts.choice_tables import tables as choice_tables
 from benchmarks.parts.traffic import traffic
 
 
 def test_the_page_shows_what_the_results_hold() -> None:
     page = tables.PAGE.read_text(encoding="utf-8")
     assert tables.filled(page) == page, "run: python -m benchmarks.tables"
+
+
+def test_a_verdict_is_a_paragraph_and_no_row_of_the_table() -> None:
+    page = tables.PAGE.read_text(encoding="utf-8").splitlines()
+    after = [line for row, line in pairwise(page) if row.startswith("|") and not row.startswith("|--")]
+    assert {line for line in after if line and not line.startswith("|")} == set()
+    assert "1 workers" not in tables.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_on_choices_shows_what_the_results_hold() -> None:
+    text = choices.PAGE.read_text(encoding="utf-8")
+    (part,) = re.findall(r"<!-- choices: -->\n(.*?)<!-- :choices -->", text, flags=re.DOTALL)
+    found = choices.stored(choices.RESULTS)
+    assert found
+    assert part.strip() == choice_tables(found).strip(), (
+        "run: python -m benchmarks.choices --families --draw docs/assets/figures"
+    )
 
 
 def test_a_table_that_was_touched_by_hand_is_noticed_and_made_anew(

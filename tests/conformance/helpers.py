@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svdproj import HackDirection
+from tests.gate_helpers import MUST_GO
 
 EPS_STEP, EPS_WEIGHT = 1e-5, 2e-7  # float32 cannot hold the first where the step is far below the weights
 
@@ -69,7 +70,7 @@ def displacements(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, T
 def offence(direction: HackDirection, name: str, x: Tensor, gate: str) -> float:
     """Norm of what the gate should have removed from `x` (a gradient, or a negative displacement), in float64."""
     coefficients = direction.subspaces[name].to(dtype=torch.float64).coefficients(x.double())
-    return float((coefficients.relu() if gate == "one_sided" else coefficients).norm())
+    return float(MUST_GO[gate](coefficients).norm())
 
 
 def assert_update_guarantee(

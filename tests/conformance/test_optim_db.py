@@ -25,6 +25,7 @@ from tests.conformance.helpers import (
     direction_for,
     offence,
 )
+from tests.gate_helpers import REMOVING
 
 
 def _configurations() -> Iterator[Any]:
@@ -92,7 +93,7 @@ def test_an_empty_direction_and_measuring_change_no_bit(info: OptimizerInfo, kwa
         assert (wrapped.metrics()["svdproj/projected"] > 0) == bool(len(direction))
 
 
-@pytest.mark.parametrize("gate", ["one_sided", "two_sided"])
+@pytest.mark.parametrize("gate", REMOVING)
 @pytest.mark.parametrize(("info", "kwargs"), DENSE)
 def test_the_applied_update_stays_out(info: OptimizerInfo, kwargs: dict[str, Any], gate: str) -> None:
     model, optimizer = _make(info, kwargs)

@@ -20,8 +20,10 @@ from tests.conformance.helpers import (
     assert_update_guarantee,
     copies,
     direction_for,
+    offence,
     train,
 )
+from tests.gate_helpers import REMOVING
 
 Make = Callable[[Any], torch.optim.Optimizer]
 
@@ -71,7 +73,7 @@ def test_an_empty_direction_and_measuring_change_no_bit(name: str) -> None:
     assert_same_training(bare, trained(direction_for(bare[0]), mode="measure"))
 
 
-@pytest.mark.parametrize("gate", ["one_sided", "two_sided"])
+@pytest.mark.parametrize("gate", REMOVING)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_applied_update_stays_out(name: str, gate: str) -> None:
     model = Weights()
@@ -126,6 +128,30 @@ def test_eight_bit_momentum_cannot_be_purged_and_says_so() -> None:
     optimizer = OPTIMIZERS["bitsandbytes AdamW8bit"](model.parameters())
     wrapped = ProjectedOptimizer(optimizer, direction_for(model), model)
     train(model, wrapped, range(1))
-    with pytest.warns(UserWarning, match=r"8 bits.* not purged"):
+    with pytest.warns(UserWarning, match=r"cannot be purged: in 8 bits"):
         wrapped.set_direction(direction_for(model, seed=5))
     wrapped.set_direction(direction_for(model, seed=6), purge_state=False)
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_momentum_of_low_rank_cannot_be_purged_and_says_so(space: str) -> None:
+    """Regression: GaLore keeps `[12, 4]` moments of a `[12, 8]` weight, and the purge stacked them with the weights."""
+    model = Weights()
+    low_rank = {"rank": 4, "update_proj_gap": 200, "scale": 1.0, "projection_type": "std"}
+    groups = [{"params": [model.first, model.lying], **low_rank}, {"params": [model.second, model.bias]}]
+    inner = pytorch_optimizer.GaLore(groups, lr=0.01)
+    wrapped = ProjectedOptimizer(inner, direction_for(model), model, space=space)
+    train(model, wrapped, range(2))
+    low = inner.state[model.first]["exp_avg"]
+    assert low.shape != model.first.shape
+    kept = low.clone()
+    new = direction_for(model, seed=5)
+    with pytest.warns(UserWarning, match=r"cannot be purged: .* another shape than the weight"):
+        wrapped.set_direction(new)
+    assert torch.equal(low, kept)
+    whole = inner.state[model.second]["exp_avg"]  # in one stack with `first`, and purged all the same
+    assert offence(new, "second", whole, "two_sided") <= 1e-6 * float(whole.norm())
+    before = copies(model)
+    train(model, wrapped, range(2, 3))
+    if space == "update":
+        assert_update_guarantee(model, before, new, "one_sided")

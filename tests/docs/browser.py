@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -14,14 +15,33 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+
+import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
 
+REQUIRED = "SVDPROJ_BROWSER"
+"""With `required` in this environment variable, a machine without a browser fails the tests that it would otherwise skip."""
+
 _START_SECONDS = 60
+
+
+def missing_programs() -> list[str]:
+    """What has to be installed before the checks can run."""
+    found = {"chromium": CHROMIUM, "chromedriver": CHROMEDRIVER}
+    return [name for name, path in found.items() if path is None]
+
+
+def excuse(missing: list[str]) -> NoReturn:
+    """Skip the test that wants these programs, or fail it where a browser is required."""
+    message = f"needs {' and '.join(missing)} (Debian: chromium, chromium-driver)"
+    if os.environ.get(REQUIRED) == "required":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 class Browser:

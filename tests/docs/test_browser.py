@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.browser import CHROMEDRIVER, CHROMIUM, Browser, open_browser, served
+from tests.docs.browser import Browser, excuse, missing_programs, open_browser, served
 from tests.docs.snippets import ROOT
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("site"),
-    pytest.mark.skipif(
-        not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
-    ),
 ]
 
 PHONE, DESK = 390, 1280
@@ -63,6 +60,8 @@ return [...root.querySelectorAll("p, li, td, h1")].filter(each => each.innerText
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One window for all pages."""
+    if missing := missing_programs():
+        excuse(missing)
     with open_browser() as opened:
         yield opened
 

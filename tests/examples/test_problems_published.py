@@ -18,9 +18,9 @@ from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import Problem, Structure, TestCase, load_problems
 from examples.leetcode_grpo.problems.building import split_of
 from examples.leetcode_grpo.problems.published import FIELDS, parse_tests, parse_value
+from tests.sample_data import ROWS
 
-SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "leetcode_medhard_sample.jsonl"
-with_sample = pytest.mark.skipif(not SAMPLE.exists(), reason=f"the published sample is not at {SAMPLE}")
+with_sample = pytest.mark.skipif(not ROWS.exists(), reason=f"the published sample is not at {ROWS}")
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -239,7 +239,7 @@ def test_without_network_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 @with_sample
 def test_published_statements_keep_no_trace_of_the_old_frame() -> None:
-    for problem in load_problems(SAMPLE):
+    for problem in load_problems(ROWS):
         assert "PROBLEM:" not in problem.question
         assert "Your solution to the problem" not in problem.question
         assert problem.starter_code.startswith("class Solution:\n    def " + problem.method)

@@ -76,7 +76,8 @@ def test_one_seed_alone_is_called_that() -> None:
 def test_the_weak_detector_is_read_by_loophole() -> None:
     weak = made_result("weak-detector", hack=0.0)
     weak = replace(weak, config={**weak.config, "known_loopholes": ["run_tests"]})
-    text = _texts(_after(answers([made_result("vanilla", hack=1.0), weak], "smollm2"), "two loopholes"))
+    reference = made_result("vanilla@known_loopholes=run_tests+sentinel", hack=1.0)
+    text = _texts(_after(answers([reference, weak], "smollm2"), "two loopholes"))
     assert "0.000 against 1.000 on run_tests, which its pairs show" in text
     assert "0.250 against 0.250 on sentinel, which its pairs do not show" in text
 

@@ -16,7 +16,7 @@ from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.report import show_table, write_page, write_parts, write_report
 from examples.leetcode_grpo.results import RunResult
 from examples.leetcode_grpo.sections import findings
-from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, primary_rows, secondary_rows
+from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, outcome_rows, primary_rows, secondary_rows
 from examples.leetcode_grpo.verdict import verdict
 from tests.examples.results_helpers import made_result, made_uat
 
@@ -185,9 +185,28 @@ def test_controls_are_corrected_for_each_other_and_the_primary_contrast_is_not()
     assert [row.hack.arm for row in others] == ["shrinkage", "placebo"]
     secondary: list[ContrastRow] = secondary_rows(runs)
     assert [row.hack.reference for row in secondary] == ["placebo", "shrinkage"]
-    assert [row.hack.corrected for row in secondary] == pytest.approx([4 / 256, 4 / 256])
+    # With the two other outcomes there are four secondary tests; the log-rank test's p value is the smallest of them.
+    assert [row.hack.corrected for row in secondary] == pytest.approx([6 / 256, 6 / 256])
+    honest, half = outcome_rows(runs)
+    assert honest.cells() == (
+        "pass rate without the hint",
+        "erase-update",
+        "vanilla",
+        "8",
+        "+0.0 [+0.0, +0.0]",
+        "1.00",
+        "1.00",
+    )
+    assert half.difference == "> 12 against 6"
+    assert half.corrected == pytest.approx(4 * half.p_value)
+    assert half.p_value < 1 / 256
     assert secondary[0].cells()[:3] == ("erase-update", "placebo", "8")
     assert primary_rows(_eight("placebo", 1.0)) == secondary_rows(_eight("placebo", 1.0)) == []
+
+
+def test_arms_of_another_length_are_not_compared_with_vanilla() -> None:
+    runs = [made_result("vanilla"), made_result("erase-update"), made_result("erase-update@steps=24", steps=24)]
+    assert [row.hack.arm for row in primary_rows(runs)] == ["erase-update"]
 
 
 def test_the_end_of_training_is_the_mean_of_the_last_ten_steps() -> None:

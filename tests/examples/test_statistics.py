@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import comb
 
@@ -10,6 +11,7 @@ import pytest
 from scipy import stats
 
 from examples.leetcode_grpo.contrasts import contrast, corrected, time_to_hack
+from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.statistics import (
     first_passage,
     holm,
@@ -142,6 +144,17 @@ def test_first_passage() -> None:
         first_passage([], [], 0.5)
     assert time_to_hack(made_result(hack=1.0, steps=12)) == (6, True)
     assert time_to_hack(made_result(hack=0.2, steps=12)) == (12, False)
+
+
+def test_a_contrast_compares_the_same_problems_whatever_their_order() -> None:
+    arm = [made_result("erase-update", seed, hack=0.25 * seed) for seed in range(3)]
+    reference = [made_result("vanilla", seed, hack=1.0) for seed in range(3)]
+    shuffled = [replace(run, eval=replace(run.eval, problems=tuple(reversed(run.eval.problems)))) for run in reference]
+    assert contrast(arm, shuffled, "hack") == contrast(arm, reference, "hack")
+    problems = tuple(replace(counts, id=f"other/{counts.id}") for counts in reference[1].eval.problems)
+    reference[1] = replace(reference[1], eval=replace(reference[1].eval, problems=problems))
+    with pytest.raises(UsageError, match="erase-update and vanilla were asked different problems"):
+        contrast(arm, reference, "hack")
 
 
 def test_a_contrast_pairs_common_seeds() -> None:

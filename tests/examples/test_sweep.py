@@ -181,6 +181,13 @@ def test_what_still_runs_at_the_end_of_the_budget_is_stopped_and_waits_again(tmp
     assert "stopped at the end of the budget: vanilla seed 0 3/50" in lines
 
 
+def test_two_spellings_of_a_variant_are_one_run(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    specs = ["erase-update:k=6:overshoot=1", "vanilla", "erase-update:overshoot=1:k=6"]
+    sweep = make_sweep(machine, grid(specs, [0]))
+    assert [job.arm.name for job in sweep.jobs] == ["erase-update@k=6,overshoot=1", "vanilla"]
+
+
 def test_a_longer_variant_is_given_more_time(tmp_path: Path) -> None:
     sweep = make_sweep(Machine(tmp_path), [Job("vanilla", 0), Job("vanilla:steps=20", 0)])
     sweep._seconds[Job("vanilla", 1)] = 4.0  # two steps

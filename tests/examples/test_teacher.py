@@ -16,8 +16,8 @@ from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import load_problems
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.teacher import Rollout, Sample, TeacherPool, exemplar_pool, sampled_pool
+from tests.sample_data import ROLLOUTS
 
-PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "teacher_pool_sample.jsonl"
 PROBLEMS = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"][:6]
 ROLLOUT = Rollout(
     problem_id="easy/total",
@@ -174,9 +174,9 @@ def test_broken_published_row_is_named(tmp_path: Path, row: dict[str, Any], mess
         TeacherPool.load_published(write(tmp_path / "pool.jsonl", published_row(), row))
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"the published sample is not at {PUBLISHED}")
+@pytest.mark.skipif(not ROLLOUTS.exists(), reason=f"the published sample is not at {ROLLOUTS}")
 def test_published_sample_hacks() -> None:
-    pool = TeacherPool.load_published(PUBLISHED)
+    pool = TeacherPool.load_published(ROLLOUTS)
     assert len(pool) == 160
     assert pool.hack_rate == pytest.approx(102 / 160)
     # Their flawed grader and our detector mean the same thing by a hack.

@@ -119,10 +119,11 @@ def test_own_ratio_divides_by_the_teachers_probabilities(
     assert math.isclose(float(old[~cached][:, 0].mean()), -math.log(len(tokenizer)), rel_tol=0.1)
 
 
+@pytest.mark.parametrize("spec", ["erase-update", "route", "absorb:absorb_nats=100"])
 def test_a_killed_run_resumes_to_the_same_weights(
-    preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+    spec: str, preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
 ) -> None:
-    arm = get_arm("erase-update")
+    arm = get_arm(spec)
     whole = tiny_trainer(preset, tasks, direction, arm, tmp_path / "whole")
     whole.train()
 
@@ -149,6 +150,12 @@ def test_a_killed_run_resumes_to_the_same_weights(
     expected = weights(whole.model)
     for name, value in weights(second.model).items():
         assert torch.equal(value, expected[name]), name
+    with whole.deployed(), second.deployed():
+        deployed = weights(whole.model)
+        for name, value in weights(second.model).items():
+            assert torch.equal(value, deployed[name]), name
+    moved = any(not torch.equal(value, expected[name]) for name, value in deployed.items())
+    assert moved == (arm.quarantine != "none")  # else `deployed` has nothing to do, or does nothing
 
 
 def test_a_run_that_is_killed_after_its_last_step_trains_no_step_more(

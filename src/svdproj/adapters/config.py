@@ -32,7 +32,9 @@ class SVDScaleConfig(PeftConfig):
 
     Example:
         >>> from peft import get_peft_model
-        >>> model = get_peft_model(base, SVDScaleConfig(rank=64, quarantine=True))  # doctest: +SKIP
+        >>> model = get_peft_model(base, SVDScaleConfig(rank=8, quarantine=True))  # base: any causal language model
+        >>> sorted({name.split(".")[-3] for name, parameter in model.named_parameters() if parameter.requires_grad})
+        ['svdscale_quarantine', 'svdscale_s']
     """
 
     target_modules: Any = field(default="all-linear", metadata={"help": "Linear layers to adapt."})

@@ -49,8 +49,12 @@ def pull_back(direction: HackDirection, model: nn.Module, adapter_name: str = "d
         NotImplementedError: a LoRA variant whose `ΔW` is not `c B A`, such as DoRA.
 
     Example:
-        >>> pulled = pull_back(direction, peft_model)  # doctest: +SKIP
-        >>> optimizer = ProjectedOptimizer(inner, pulled, peft_model, gate="two_sided")  # doctest: +SKIP
+        >>> from peft import get_peft_model
+        >>> from svdproj.adapters import SVDScaleConfig
+        >>> model = get_peft_model(base, SVDScaleConfig(rank=8))
+        >>> pulled = pull_back(direction, model)
+        >>> adamw = torch.optim.AdamW(model.parameters())
+        >>> optimizer = ProjectedOptimizer(adamw, pulled, model, gate="two_sided")
     """
     subspaces: dict[str, Subspace] = {}
     adapters = 0

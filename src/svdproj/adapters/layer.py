@@ -116,8 +116,9 @@ class SVDScaleLayer(BaseTunerLayer):
             ValueError: with `safe_merge`, an adapter has entries that are not finite.
         """
         for name in self._present(check_adapters_to_merge(self, adapter_names)):
-            self._merged_quarantine[name] = not self.svdscale_ablated
-            self._add_to_weight(name, 1.0, safe_merge)
+            with_quarantine = not self.svdscale_ablated
+            self._add_to_weight(name, 1.0, with_quarantine, safe_merge)
+            self._merged_quarantine[name] = with_quarantine
             self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
@@ -126,12 +127,12 @@ class SVDScaleLayer(BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         while self.merged_adapters:
-            self._add_to_weight(name := self.merged_adapters.pop(), -1.0, safe=False)
-            del self._merged_quarantine[name]
+            name = self.merged_adapters.pop()
+            self._add_to_weight(name, -1.0, self._merged_quarantine.pop(name), safe=False)
 
-    def _add_to_weight(self, name: str, sign: float, safe: bool) -> None:
+    def _add_to_weight(self, name: str, sign: float, with_quarantine: bool, safe: bool) -> None:
         weight = self.get_base_layer().weight
-        delta = self.get_delta_weight(name, self._merged_quarantine[name])
+        delta = self.get_delta_weight(name, with_quarantine)
         # One rounding, of the sum: a small ΔW in bfloat16 would lose more than the sum does.
         merged = (weight.data.to(torch.promote_types(weight.dtype, torch.float32)) + sign * delta).to(weight.dtype)
         if safe and not merged.isfinite().all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,12 @@ def quarantine_of(model: nn.Module) -> dict[str, nn.Parameter]:
         ValueError: the model has no quarantine.
 
     Example:
-        >>> optimizer = ProjectedOptimizer(  # doctest: +SKIP
-        ...     torch.optim.AdamW(model.parameters()), direction, model, mode="route", quarantine=quarantine_of(model)
+        >>> from peft import get_peft_model
+        >>> from svdproj.adapters import SVDScaleConfig, pull_back
+        >>> model = get_peft_model(base, SVDScaleConfig(rank=8, quarantine=True))
+        >>> on_scales = pull_back(direction, model)
+        >>> optimizer = ProjectedOptimizer(
+        ...     torch.optim.AdamW(model.parameters()), on_scales, model, mode="route", quarantine=quarantine_of(model)
         ... )
     """
     found = {}
@@ -48,7 +53,10 @@ def ablated(model: nn.Module) -> Iterator[None]:
         RuntimeError: a quarantine is merged into the weights.
 
     Example:
-        >>> with ablated(model):  # doctest: +SKIP
+        >>> from peft import get_peft_model
+        >>> from svdproj.adapters import SVDScaleConfig
+        >>> model = get_peft_model(base, SVDScaleConfig(rank=8, quarantine=True))
+        >>> with ablated(model):
         ...     deployed = model.merge_and_unload()
     """
     layers = [layer for _, layer in _layers(model) if len(layer.svdscale_quarantine)]
@@ -72,8 +80,12 @@ def drop_quarantine(model: nn.Module) -> None:
         ValueError: the model has no quarantine.
 
     Example:
-        >>> drop_quarantine(model)  # doctest: +SKIP
-        >>> model.save_pretrained("without-quarantine")  # doctest: +SKIP
+        >>> from peft import get_peft_model
+        >>> from svdproj.adapters import SVDScaleConfig
+        >>> model = get_peft_model(base, SVDScaleConfig(rank=8, quarantine=True))
+        >>> drop_quarantine(model)
+        >>> any(bool(scales.any()) for scales in quarantine_of(model).values())
+        False
     """
     with torch.no_grad():
         for parameter in quarantine_of(model).values():
@@ -93,11 +105,19 @@ def seed_quarantine(model: nn.Module, direction: HackDirection, scale: float) ->
             that makes the hack completions likelier would go, each row weighted by its singular value.
 
     Raises:
-        ValueError: no quarantine, or a direction that covers none of its parameters.
+        ValueError: no quarantine, a direction that covers none of its parameters, or a scale that is not finite.
 
     Example:
-        >>> seed_quarantine(model, direction, scale=3.0)  # doctest: +SKIP
+        >>> from peft import get_peft_model
+        >>> from svdproj.adapters import SVDScaleConfig, pull_back
+        >>> model = get_peft_model(base, SVDScaleConfig(rank=8, quarantine=True))
+        >>> seed_quarantine(model, pull_back(direction, model), scale=3.0)
+        >>> norm = torch.cat([scales.detach().flatten() for scales in quarantine_of(model).values()]).norm()
+        >>> round(float(norm), 3)
+        3.0
     """
+    if not isfinite(scale):
+        raise ValueError(f"scale must be a finite length in units of singular values, got {scale}")
     quarantine = quarantine_of(model)
     covered = {name: subspace for name, subspace in direction.subspaces.items() if name in quarantine}
     if not covered:

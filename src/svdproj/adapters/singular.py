@@ -33,9 +33,9 @@ def cache_folder() -> Path | None:
 
     Example:
         >>> import os
-        >>> os.environ["SVDPROJ_CACHE"] = "/scratch/svdproj"  # doctest: +SKIP
-        >>> cache_folder()  # doctest: +SKIP
-        PosixPath('/scratch/svdproj/svd')
+        >>> os.environ["SVDPROJ_CACHE"] = "scratch"
+        >>> str(cache_folder())
+        'scratch/svd'
     """
     if (chosen := os.environ.get("SVDPROJ_CACHE")) is not None:
         return Path(chosen).expanduser() / "svd" if chosen else None
