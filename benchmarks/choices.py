@@ -32,6 +32,7 @@ from benchmarks.parts.curves import (
     points,
 )
 from benchmarks.parts.policies import FAMILIES, facts, load_family, make_pairs
+from examples.leetcode_grpo.files import write_text
 from svdproj.batches import pair_sample
 from svdproj.capture import visit_gradients
 from svdproj.differences import Differences, FactoredDifferences
@@ -177,11 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = measure(family, options)
         _show(result)
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            path = options.out / f"choices-{family}.json"
-            draft = path.with_suffix(".tmp")
-            draft.write_text(_compact(result) + "\n")
-            draft.replace(path)
+            write_text(options.out / f"choices-{family}.json", _compact(result) + "\n")
     if options.draw:
         from benchmarks.parts.choice_figures import draw
         from benchmarks.parts.choice_tables import tables

@@ -10,7 +10,6 @@ completions of one batch. The last table is a plan for a model of four billion p
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections import defaultdict
@@ -29,13 +28,15 @@ from benchmarks.parts.memory import held_bytes, peak_bytes
 from benchmarks.parts.page import fill
 from benchmarks.parts.plan import plan, qwen3_4b
 from benchmarks.parts.policies import FAMILIES, facts, load_family, make_pairs
+from benchmarks.parts.records import write_record
 from svdproj import HackDirection
 from svdproj.batches import Sample, pair_sample, separate_rows
-from svdproj.capture import undisturbed, visit_gradients
+from svdproj.capture import visit_gradients
 from svdproj.differences import Differences
-from svdproj.likelihood import token_nll
+from svdproj.likelihood import weighted_nll
 from svdproj.targets import Target, named_targets, select_targets
 from svdproj.tokens import encode_pair
+from svdproj.undisturbed import undisturbed
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-it-works" / "choosing.md"
@@ -120,7 +121,7 @@ def training_pass(model: nn.Module, targets: Sequence[Target], samples: Sequence
             target.parameter.requires_grad_(True)
         batch = separate_rows(samples, targets[0].parameter.device)
         with torch.enable_grad():
-            (token_nll(model, batch) * batch.weights).sum().backward()
+            weighted_nll(model, batch).backward()
         for target in targets:
             target.parameter.grad = None
 
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", default="smollm2", choices=FAMILIES)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=8, help="pairs to a batch of the fit")
     parser.add_argument("--equal-pairs", type=int, default=4, help="pairs that equality is measured on")
     parser.add_argument("--layers", type=int, default=0, help="cover only so many of the model's first layers")
@@ -214,10 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _show(result)
     if options.out:
         config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        draft = options.out.with_suffix(".tmp")
-        draft.write_text(json.dumps({"config": config, **facts(options.device), **result}, indent=1) + "\n")
-        draft.replace(options.out)
+        write_record(options.out, {"config": config, **facts(options.device), **result})
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import svdproj.fit
 from svdproj import BilinearChart, ContrastivePair, DenseChart, DiagonalChart, HackDirection
 from svdproj.fitting import split_by_prompt
+from svdproj.metadata import pairs_hash
 from svdproj.tokens import encode_pair, prompt_key
 from tests.extraction_helpers import gpt2, llama, qwen3, reference_differences
 
@@ -145,10 +148,84 @@ def test_batches_of_every_size_give_the_same_direction() -> None:
     assert min(min(directions[0].overlap(other).values()) for other in directions[1:]) > 0.999
 
 
+def everything(model: Any, pairs: list[ContrastivePair], chart: str) -> list[Any]:
+    """What a fit, a validation, scores and a fit on gradients say, as plain data."""
+    fitted = fit(model, pairs, chart=chart)
+    gradients = {"w": torch.linspace(0, 99, 6 * 12 * 12).sin().reshape(6, 12, 12)}
+    own = HackDirection.from_gradients(gradients, chart=chart, chart_rank=4, k=2)
+    validation = fitted.validate(model, Letters(), pairs[:3], progress=False)
+    scores = fitted.score(model, Letters(), [(pair.prompt, pair.hack) for pair in pairs[:3]])
+    metadata = [{**each.metadata.to_json(), "created": ""} for each in (fitted, own)]
+    columns = [getattr(scores, name).tolist() for name in ("cos", "signed", "null_cos", "chart_null_cos")]
+    return [fitted.fingerprint, own.fingerprint, *metadata, validation.to_json(), columns, fitted.overlap(fitted)]
+
+
+@pytest.mark.parametrize("chart", ["dense", "bilinear"])
+def test_autocast_changes_nothing(chart: str) -> None:
+    model, pairs = llama(), make_pairs()
+    expected = everything(model, pairs, chart)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert everything(model, pairs, chart) == expected
+
+
+def test_layouts_are_compared_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    compared = svdproj.fit.can_share_prompts
+    monkeypatch.setattr(
+        "svdproj.fit.can_share_prompts",
+        lambda *args: seen.append(torch.is_autocast_enabled("cpu")) or compared(*args),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fit(llama(), make_pairs())
+    assert seen == [False]
+
+
+def test_no_layers_gradients_outlive_the_visit_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit never holds the pairs' full gradients, nor what they are made of, of more than one layer and batch."""
+    visit_gradients, past, kept = svdproj.fit.visit_gradients, [], []
+
+    def watched(model: Any, targets: Any, samples: Any, visit: Any, **options: Any) -> None:
+        def look(name: str, indices: Any, differences: Any) -> None:
+            kept.append(sum(each() is not None for each in past))
+            visit(name, indices, differences)
+            parts = [differences.outer, differences.inner]
+            if "explicit" in vars(differences):
+                parts.append(differences.explicit.tensors)
+            past[:] = [each for each in past if each() is not None] + [weakref.ref(part) for part in parts]
+
+        visit_gradients(model, targets, samples, look, **options)
+
+    monkeypatch.setattr("svdproj.fit.visit_gradients", watched)
+    fit(llama(), make_pairs(), batch_size=2)
+    # Three batches of fitting pairs for the bases and four of all for the coordinates, fourteen weights each.
+    assert kept == [0] * 14 * (3 + 4)
+
+
+def test_a_fit_warns_of_lengths() -> None:
+    pairs = [ContrastivePair(p.prompt, p.hack + " and a lot more of it", p.clean) for p in make_pairs()]
+    with pytest.warns(UserWarning, match="hack completions are the longer ones in 100%"):
+        fit(llama(), pairs)
+
+
+def test_the_hash_of_the_pairs_is_that_of_all_of_them_in_order() -> None:
+    pairs = make_pairs(4)
+    found = fit(llama(), pairs, targets="*.q_proj.weight").metadata.pairs_hash
+    assert found == pairs_hash(pairs)
+    changed = [
+        [*pairs[:3], ContrastivePair(pairs[3].prompt, pairs[3].hack, "else")],
+        [*pairs[:3], pairs[3].swap()],
+        pairs[::-1],
+        pairs[:3],
+    ]
+    assert len({pairs_hash(each) for each in changed} | {found}) == 5
+
+
 def test_progress_counts_both_passes(capsys: pytest.CaptureFixture[str]) -> None:
     fit(llama(), make_pairs(), progress=True)
     shown = capsys.readouterr().err
     assert "14/14" in shown.replace("\r", "\n")  # six of eight pairs for the bases, all eight for the coordinates
+    fit(llama(), make_pairs(), progress=True, chart_rank=64)
+    assert "8/8" in capsys.readouterr().err.replace("\r", "\n")  # charts that come out dense have no bases
 
 
 @pytest.mark.parametrize(

@@ -171,10 +171,18 @@ class Missing(Refused, huggingface_hub.errors.RepositoryNotFoundError):
     pass
 
 
+class Gated(Refused, huggingface_hub.errors.GatedRepoError):
+    pass
+
+
 ERRORS = [
     (OfflineModeIsEnabled("offline mode is enabled"), ConnectionError, "no connection"),
     (LocalEntryNotFoundError("check your connection"), ConnectionError, "no connection"),
     (Missing(404), FileNotFoundError, "look at the name"),
+    # What the hub answers to those who are not logged in.
+    (Missing(401), FileNotFoundError, "look at the name .* private repository .*hf auth login"),
+    (Gated(403), PermissionError, "hf auth login"),
+    (Refused(401), PermissionError, "hf auth login"),
     (Refused(403), PermissionError, "hf auth login"),
     (Refused(500), OSError, "500 Client Error$"),
     (huggingface_hub.errors.HFValidationError("bad name."), OSError, "bad name$"),

@@ -79,6 +79,16 @@ def test_a_model_in_which_completions_would_see_each_other_keeps_them_in_rows_of
     assert torch.isfinite(weighted_nll(model, batch))
 
 
+def test_half_precision_is_no_excuse_for_completions_that_see_each_other() -> None:
+    low = llama().to(torch.bfloat16).eval()
+    assert can_share_prompts(low, pair_sample(random_pairs(1)[0], "mean"))  # rounding alone
+    mixing = Recurrent().to(torch.bfloat16).eval()
+    with torch.no_grad():
+        for parameter in mixing.parameters():
+            parameter.mul_(4)  # fresh weights say next to nothing
+    assert not can_share_prompts(mixing, pair_sample(random_pairs(1)[0], "mean"))
+
+
 def test_a_sliding_window_shorter_than_the_longest_sample_is_noticed() -> None:
     """Whether transformers' mask or ours decides, both layouts have to agree, or prompts are not shared."""
     from transformers import MistralConfig, MistralForCausalLM

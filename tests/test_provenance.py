@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from svdproj import DirectionMetadata, HackDirection
+from svdproj import DirectionMetadata, HackDirection, ProjectedOptimizer
 from svdproj.controls import matched_random_direction, placebo_direction, random_direction
 from svdproj.metadata import model_id
 from tests.tiny import tiny_llama, tiny_pairs, tiny_tokenizer
@@ -189,6 +189,19 @@ def test_overlap_is_that_of_decoded_rows(direction: HackDirection) -> None:
         expected = float((decoded[0] @ decoded[1].T).square().sum()) / min(a.k, b.k)
         assert overlap == pytest.approx(expected, abs=1e-5)
     assert min(direction.overlap(direction.truncate(1)).values()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_direction_saved_in_half_precision_is_compared_and_refreshed(
+    direction: HackDirection, tmp_path: Path
+) -> None:
+    direction.to(dtype=torch.bfloat16).save(tmp_path / "half.safetensors")
+    half = HackDirection.load(tmp_path / "half.safetensors")
+    model = tiny_llama()
+    optimizer = ProjectedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), half, model)
+    overlaps = optimizer.direction.overlap(direction)  # what a refresh logs
+    assert min(overlaps.values()) > 0.99
+    optimizer.set_direction(direction)
+    assert optimizer.direction is direction
 
 
 @pytest.mark.parametrize(

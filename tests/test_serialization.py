@@ -28,6 +28,7 @@ from svdproj import (
 )
 from svdproj.metadata import FORMAT_VERSION
 from svdproj.nulls import random_frames
+from svdproj.serialization import _header_checksum
 from svdproj.subspace import Subspace, orthonormality_error
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -219,7 +220,17 @@ DAMAGES: dict[str, tuple[Edit, str]] = {
     "rows not orthonormal": (lambda t, h: t[f"{A}::rows"].mul_(1.01), f"the rows of {A} are not orthonormal"),
     "basis not orthonormal": (lambda t, h: t[f"{A}::right"].mul_(1.01), f"the right of {A} are not orthonormal"),
     "other tensors": (lambda t, h: t[f"{A}::rows"].mul_(-1), "checksum"),
-    "other values": (lambda t, h: t[f"{A}::singular_values"][0].fill_(5), "checksum"),
+    "other values": (lambda t, h: t[f"{A}::singular_values"][0].fill_(5), "the tensors are not .*checksum"),
+    "an edited figure": (
+        lambda t, h: h["metadata"]["validation"].update(auroc=1.0),
+        r"the header .* is not .*checksum",
+    ),
+    "an edited accuracy": (
+        lambda t, h: h["metadata"].update(held_out_accuracy=0.5),
+        r"the header .* is not .*checksum",
+    ),
+    "another model": (lambda t, h: h["metadata"].update(model_id="me/else"), r"the header .* is not .*checksum"),
+    "no control": (lambda t, h: h["metadata"].pop("control"), r"the header .* is not .*checksum"),
 }
 
 
@@ -277,11 +288,16 @@ def test_fields_of_a_later_version_are_passed_over(direction: HackDirection, tmp
     def add(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         header["metadata"]["invented_later"] = 1
         header["metadata"]["energy"]["invented_later"] = 1.0
+        header["header_checksum"] = _header_checksum(header)
 
     path = edited(direction, tmp_path / "d.safetensors", add)
     assert HackDirection.load(path).metadata == direction.metadata
 
 
-def test_files_from_before_there_was_a_checksum_load(direction: HackDirection, tmp_path: Path) -> None:
-    path = edited(direction, tmp_path / "d.safetensors", lambda tensors, header: header.pop("checksum"))
+@pytest.mark.parametrize("missing", [["header_checksum"], ["header_checksum", "checksum"]])
+def test_files_from_before_there_were_checksums_load(
+    missing: list[str], direction: HackDirection, tmp_path: Path
+) -> None:
+    path = edited(direction, tmp_path / "d.safetensors", lambda tensors, header: [header.pop(name) for name in missing])
     assert HackDirection.load(path).fingerprint == direction.fingerprint
+    assert HackDirection.load(path).metadata == direction.metadata

@@ -48,6 +48,18 @@ def test_overlap_does_not_depend_on_charts_or_on_the_basis_of_a_span(ka: int, kb
     assert a.truncate(1).overlap(a) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_overlap_holds_between_precisions(dtype: torch.dtype) -> None:
+    for k in (1, 3, 6):
+        s, other = subspace(k), subspace(4)
+        low = s.to(dtype=dtype)
+        assert low.overlap(low) == pytest.approx(1, abs=1e-5)
+        assert low.overlap(low) <= 1
+        assert low.overlap(s) == pytest.approx(1, abs=1e-3)
+        assert s.overlap(low) == pytest.approx(1, abs=1e-3)
+        assert other.overlap(low) == pytest.approx(other.overlap(s), abs=2e-2)
+
+
 def test_orthogonal_spans_have_no_overlap_and_other_shapes_are_an_error() -> None:
     chart = DenseChart((2, 3))
     one, other = (Subspace(chart, torch.eye(6)[i : i + 2], torch.ones(2)) for i in (0, 2))

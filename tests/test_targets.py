@@ -44,6 +44,28 @@ def test_nothing_selected_is_an_error_with_an_example() -> None:
         select_targets(llama(), "mlp")
 
 
+def test_keywords_and_patterns_add_up() -> None:
+    model = llama()
+    linear = {t.name for t in select_targets(model, "all-linear")}
+    both = select_targets(model, ["*.norm.weight", "all-linear", "*.q_proj.weight"])
+    assert {t.name for t in both} == linear | {"model.norm.weight"}
+    assert len(both) == len(linear) + 1
+    model.requires_grad_(False)
+    model.model.norm.weight.requires_grad_(True)
+    assert [t.name for t in select_targets(model, ["trainable", "*.norm.weight"])] == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize("targets", [["all-linear", "*.nothing"], ["*.nothing", "*.q_proj.weight"]])
+def test_each_of_several_targets_selects_something_or_is_named(targets: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"targets '\*.nothing' select no parameter"):
+        select_targets(llama(), targets)
+
+
+def test_no_target_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match="select no parameter"):
+        select_targets(llama(), [])
+
+
 def test_a_tied_embedding_is_no_linear_layer() -> None:
     (target,) = named_targets(llama(), ["lm_head.weight"])
     assert target.modules == ()

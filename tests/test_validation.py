@@ -17,7 +17,7 @@ from svdproj.fitting import orientation
 from svdproj.readings import Reading, Readings, read_samples
 from svdproj.subspace import Subspace
 from svdproj.tokens import encode_completion
-from svdproj.validation import ENOUGH_PROMPTS, _pair_figures, verdict
+from svdproj.validation import _pair_figures, verdict
 from tests.tiny import tiny_llama, tiny_pairs, tiny_tokenizer
 
 FIT = {"k": 4, "chart_rank": 8, "progress": False}
@@ -203,10 +203,16 @@ def test_too_few_prompts_are_called_that(direction: HackDirection, model: nn.Mod
     found = direction.validate(model, tokenizer, one_prompt, progress=False)
     assert (found.n_pairs, found.n_prompts) == (len(FRESH), 1)
     assert "too few prompts" in found.verdict
-    assert ENOUGH_PROMPTS == 5
     assert f"Validation on {len(FRESH)} pairs of 1 prompt: too few prompts" in str(found)
     assert "t statistic                 undefined, p = 0.5" in str(found)
     assert math.isnan(found.halves_overlap)
+
+
+def test_from_five_prompts_on_there_is_a_verdict(direction: HackDirection, model: nn.Module, tokenizer: Any) -> None:
+    four, five = (direction.validate(model, tokenizer, FRESH[:n], progress=False) for n in (4, 5))
+    assert four.sign_accuracy == five.sign_accuracy == 1.0
+    assert "too few prompts to tell it from a random direction (at least 5 are needed)" in four.verdict
+    assert five.verdict == "better than random"
 
 
 def test_pairs_that_were_fitted_on_are_counted_and_can_be_left_out(

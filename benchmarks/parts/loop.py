@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from svdproj.batches import Sample
-from svdproj.capture import Visitor, undisturbed
+from svdproj.capture import Visitor
 from svdproj.differences import ExplicitDifferences
-from svdproj.likelihood import token_nll
+from svdproj.likelihood import weighted_nll
 from svdproj.precision import full_float32
 from svdproj.targets import Target
+from svdproj.undisturbed import undisturbed
 
 
 def visit_by_loop(
@@ -42,8 +43,7 @@ def visit_by_loop(
             for completion, scale in zip(sample.completions, sample.scales, strict=True):
                 batch = separate_rows([Sample((completion,), (scale,))], parameters[0].device)
                 with torch.enable_grad():
-                    nll = (token_nll(model, batch) * batch.weights).sum()
-                    gradients = torch.autograd.grad(nll, parameters)
+                    gradients = torch.autograd.grad(weighted_nll(model, batch), parameters)
                 sums = [g if s is None else s.add_(g) for s, g in zip(sums, gradients, strict=True)]
             for target, total in zip(targets, sums, strict=True):
                 assert total is not None

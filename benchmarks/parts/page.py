@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from examples.leetcode_grpo.files import write_text
+
 
 def fill(page: Path, name: str, text: str) -> None:
     """Replace what stands between `<!-- NAME: -->` and `<!-- :NAME -->`.
@@ -17,6 +19,4 @@ def fill(page: Path, name: str, text: str) -> None:
     after, count = part.subn(lambda match: f"{match[1]}\n{text}\n{match[2]}", before)
     if count != 1:
         raise ValueError(f"{page} has {count} parts between '<!-- {name}: -->' and '<!-- :{name} -->', not one")
-    draft = page.with_suffix(".tmp")
-    draft.write_text(after, encoding="utf-8")
-    draft.replace(page)
+    write_text(page, after)

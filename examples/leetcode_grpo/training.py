@@ -40,7 +40,7 @@ from examples.leetcode_grpo.teacher import TeacherPool
 from examples.leetcode_grpo.trainer import PolicyTrainer, grpo_config, grpo_dataset, known_warnings
 from examples.leetcode_grpo.warm_start import warm_started
 from svdproj import HackDirection
-from svdproj.capture import select_targets
+from svdproj.targets import select_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

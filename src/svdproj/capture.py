@@ -2,8 +2,8 @@
 
 For a linear layer the gradient of one completion is `Σₜ δₜ xₜᵀ`: the gradient at the layer's output times its input,
 summed over tokens. Both are there in one batched backward, so a batch of pairs costs one forward and one backward in
-which the weights' own gradients are never formed. Parameters that are not linear weights take a backward for each
-sample.
+which the weights' own gradients are never formed. Parameters that are not linear weights, and weights that a model uses
+without calling their layer, take a backward for each sample.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from svdproj.differences import Differences, ExplicitDifferences, FactoredDiffer
 from svdproj.likelihood import can_share_prompts, make_batch, weighted_nll
 from svdproj.precision import full_float32
 from svdproj.targets import Target, refuse_sharded
-from svdproj.targets import select_targets as select_targets
-from svdproj.undisturbed import undisturbed as undisturbed
+from svdproj.undisturbed import undisturbed
 
 Visitor = Callable[[str, Sequence[int], Differences], None]
 
 # What a further batch costs, in tokens: on an accelerator starting the kernels of a small model takes as long as a few
 # thousand tokens do.
 _BATCH_OVERHEAD = {"cuda": 2048, "cpu": 32}
+_CUT_OFF = "it detaches its activations, or checkpoints them in the reentrant form: use torch.utils.checkpoint with use_reentrant=False"
 # What autograd says its running backward's number is while none is running.
 _NO_BACKWARD = -1
 
@@ -58,7 +58,7 @@ def visit_gradients(
 
     Raises:
         NotImplementedError: sharded parameters; a layer that does not keep rows and tokens apart (mixtures of experts).
-        RuntimeError: the model's output is cut off from its layers.
+        RuntimeError: the model's output is cut off from its layers, or from one of them.
     """
     refuse_sharded(targets)
     layered = [target for target in targets if target.modules]
@@ -68,11 +68,14 @@ def visit_gradients(
             shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
         overhead = _BATCH_OVERHEAD.get(next(model.parameters()).device.type, 0)
         for chosen in split_into_batches(samples, batch_size, shared, overhead):
+            never_called: list[Target] = []
             if layered:
-                _visit_layers(model, layered, [samples[i] for i in chosen], chosen, visit, shared)
-            if others:
+                never_called = _visit_layers(model, layered, [samples[i] for i in chosen], chosen, visit, shared)
+            # Layers for images, say, are not called for text and have no gradient; that none at all has one is a mistake.
+            may_be_unused = not others and len(never_called) < len(layered)
+            if one_by_one := [*others, *never_called]:
                 for i in chosen:
-                    _visit_others(model, others, samples[i], i, visit, shared)
+                    _visit_others(model, one_by_one, samples[i], i, visit, shared, may_be_unused)
             on_batch(len(chosen))
 
 
@@ -83,9 +86,14 @@ def _visit_layers(
     indices: Sequence[int],
     visit: Visitor,
     shared: bool,
-) -> None:
+) -> list[Target]:
+    """Show the gradients at layers that the model calls; returns the targets whose layers it never does.
+
+    A model may use a layer's weight without calling the layer, as `nn.MultiheadAttention` does with `out_proj`.
+    """
     collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    uses: dict[str, int] = defaultdict(int)
+    uses: dict[str, int] = {}
+    shown: set[str] = set()
     batch = make_batch(model, samples, shared)
 
     def collect(target: Target, inner: Tensor, outer: Tensor) -> None:
@@ -96,6 +104,7 @@ def _visit_layers(
             hand_over(target)
 
     def hand_over(target: Target) -> None:
+        shown.add(target.name)
         parts = collected.pop(target.name)
         outer, inner = (t[0] if len(t) == 1 else torch.cat(t, dim=1) for t in zip(*parts, strict=True))
         if target.transposed:
@@ -112,33 +121,44 @@ def _visit_layers(
                 stack.callback(module.register_forward_hook(_tap(target, collect, uses), with_kwargs=True).remove)
         with torch.enable_grad():
             nll = weighted_nll(model, batch)
+            if not uses:
+                return list(targets)
             if not nll.requires_grad:
                 raise RuntimeError(
-                    f"the model's output depends on none of the {len(targets)} layers by autograd; it detaches its "
-                    "activations, or checkpoints them in the reentrant form: use torch.utils.checkpoint with "
-                    "use_reentrant=False"
+                    f"the model's output depends on none of the {len(targets)} layers by autograd; {_CUT_OFF}"
                 )
             torch.autograd.backward(nll)
     # Layers that a checkpoint of the reentrant form runs inside the backward alone were not counted in the forward.
     for target in targets:
         if target.name in collected:
             hand_over(target)
+        if uses.get(target.name) == 0 and target.name not in shown:
+            raise RuntimeError(f"the model runs the layer of {target.name} without autograd; {_CUT_OFF}")
+    return [target for target in targets if target.name not in uses]
 
 
 def _visit_others(
-    model: nn.Module, targets: Sequence[Target], sample: Sample, index: int, visit: Visitor, shared: bool
+    model: nn.Module,
+    targets: Sequence[Target],
+    sample: Sample,
+    index: int,
+    visit: Visitor,
+    shared: bool,
+    may_be_unused: bool,
 ) -> None:
     parameters = [target.parameter for target in targets]
     for parameter in parameters:
         parameter.requires_grad_(True)
     with torch.enable_grad():
         nll = weighted_nll(model, make_batch(model, [sample], shared))
-        if not nll.requires_grad:
+        if not nll.requires_grad and not may_be_unused:
             raise ValueError(
                 f"the loss depends on none of {', '.join(target.name for target in targets[:3])}, …; an adapter that is merged "
                 "or disabled has no gradient: unmerge or enable it first, or choose other targets"
             )
-        gradients = torch.autograd.grad(nll, parameters, allow_unused=True)
+        gradients = (
+            torch.autograd.grad(nll, parameters, allow_unused=True) if nll.requires_grad else [None] * len(parameters)
+        )
     for parameter in parameters:
         parameter.requires_grad_(False)
     for target, gradient in zip(targets, gradients, strict=True):
@@ -169,6 +189,7 @@ def _tap(
     target: Target, collect: Callable[[Target, Tensor, Tensor], None], uses: dict[str, int]
 ) -> Callable[..., Tensor]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        uses.setdefault(target.name, 0)
         if not torch.is_grad_enabled():
             return output
         # A checkpoint runs the layer once more, inside the backward; that is no further use of the weight.

@@ -77,7 +77,7 @@ class HackDirection:
             tokenizer: its tokenizer; needs a chat template for chat prompts.
             pairs: a few dozen pairs; at least two.
             targets: `"all-linear"` for every linear weight but the output head (on a PEFT model: the trainable
-                parameters), `"trainable"`, or shell patterns for names, such as `"*.mlp.*.weight"`.
+                parameters), `"trainable"`, a shell pattern for names, such as `"*.mlp.*.weight"`, or several of these.
             chart: `"bilinear"`, `"diagonal"` or `"dense"`; vectors, and matrices smaller than their chart, are dense
                 anyway.
             basis: bases of bilinear charts: `"gradient"`, from the pairs' second moments, or `"weight"`, singular
@@ -93,8 +93,8 @@ class HackDirection:
             progress: show a progress bar where `tqdm` is installed.
 
         Raises:
-            ValueError: unknown options, fewer than two pairs, targets that select nothing, chat prompts without a chat
-                template, or a pair longer than the model's context.
+            ValueError: unknown options, fewer than two pairs, targets of which one selects nothing, chat prompts without a
+                chat template, a token that the model has no row for, or a pair longer than the model's context.
             NotImplementedError: sharded parameters (`fully_shard`, tensor parallelism), or a mixture of experts.
 
         Example:

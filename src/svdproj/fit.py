@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from svdproj.batches import pair_sample
-from svdproj.capture import Visitor, undisturbed, visit_gradients
+from svdproj.capture import Visitor, visit_gradients
 from svdproj.charts import CHART_KINDS, BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.differences import Differences, ExplicitDifferences
 from svdproj.energy import Coordinates, energy_report, halves_overlap, held_out_accuracy
@@ -35,6 +35,7 @@ from svdproj.sketch import SketchTests, leading_eigenvectors_by_shape
 from svdproj.subspace import Subspace
 from svdproj.targets import Target, refuse_sharded, select_targets
 from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key, warn_about_lengths
+from svdproj.undisturbed import undisturbed
 from svdproj.validation import held_out_figures
 
 BASES = ("gradient", "weight")
@@ -96,7 +97,9 @@ def fit_model(
     generator = torch.Generator().manual_seed(options.seed)
     fitted, held_out = split_by_prompt([prompt_key(pair.prompt) for pair in pairs], options.holdout, generator)
 
-    sketched = options.chart == "bilinear" and options.basis == "gradient"
+    from_pairs = options.chart == "bilinear" and options.basis == "gradient"
+    # Charts that all come out dense need no pass for their bases.
+    sketched = from_pairs and any(not _dense_is_smaller(tuple(t.parameter.shape), options.chart_rank) for t in selected)
     # The bar stands before the first forwards: with long completions on a CPU they take a minute.
     with progress_bar(len(fitted) * sketched + len(pairs), progress) as on_batch:
         with undisturbed(model), full_float32(next(model.parameters()).device.type):
@@ -106,7 +109,7 @@ def fit_model(
             some = [samples[i] for i in chosen]
             visit_gradients(model, selected, some, visit, batch_size=batch_size, shared=shared, on_batch=on_batch)
 
-        if sketched:
+        if from_pairs:
             charts = _gradient_charts(selected, options, generator, lambda visit: passes(fitted, visit))
         else:
             charts = {target.name: _weight_chart(target, options) for target in selected}
@@ -149,13 +152,14 @@ def fit_gradients(
             visit(name, range(n_pairs), ExplicitDifferences(difference))
 
     generator = torch.Generator().manual_seed(options.seed)
-    if options.chart == "bilinear":
-        charts = _gradient_charts(targets, options, generator, passes)
-    else:
-        charts = {name: DenseChart(tuple(d.shape[1:])) for name, d in tensors.items()}
-    coordinates = _coordinates(targets, charts, n_pairs, passes)
-    subspaces = _rows(coordinates, range(n_pairs), options)
-    return subspaces, DirectionMetadata(**_report(subspaces, coordinates, range(n_pairs), [], options))
+    with full_float32(targets[0].parameter.device.type):
+        if options.chart == "bilinear":
+            charts = _gradient_charts(targets, options, generator, passes)
+        else:
+            charts = {name: DenseChart(tuple(d.shape[1:])) for name, d in tensors.items()}
+        coordinates = _coordinates(targets, charts, n_pairs, passes)
+        subspaces = _rows(coordinates, range(n_pairs), options)
+        return subspaces, DirectionMetadata(**_report(subspaces, coordinates, range(n_pairs), [], options))
 
 
 def _gradient_charts(
@@ -254,6 +258,7 @@ def _rows(coordinates: Mapping[str, Coordinates], fitted: Sequence[int], options
     return {name: subspace.to("cpu") for name, subspace in drop_noise(subspaces, options.noise_floor).items()}
 
 
+@full_float32("cpu")  # where the rows are by now, whatever device the gradients were on
 def _report(
     subspaces: Mapping[str, Subspace],
     coordinates: Mapping[str, Coordinates],

@@ -74,10 +74,15 @@ def _plain_errors(what: str) -> Iterator[None]:
             raise ConnectionError(
                 f"{what}: no connection ({reason}); HackDirection.load and .save work without one"
             ) from error
+        # By name before status: to those who are not logged in the hub answers 401 for a repository that is not there. And
+        # a gated repository's error is one of a missing repository, too.
+        if names & _MISSING and not names & _FORBIDDEN:
+            raise FileNotFoundError(
+                f"{what}: {reason}; look at the name and the revision. A private repository looks like none to those who are not "
+                "logged in: run `hf auth login`, or pass token="
+            ) from error
         if names & _FORBIDDEN or getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
             raise PermissionError(f"{what}: {reason}; log in with `hf auth login`, or pass token=") from error
-        if names & _MISSING:
-            raise FileNotFoundError(f"{what}: {reason}; look at the name, the revision and your access") from error
         if isinstance(error, OSError | ValueError):
             raise OSError(f"{what}: {reason}") from error
         raise

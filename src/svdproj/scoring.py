@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from svdproj.batches import check_batch_size, completion_sample
 from svdproj.pairs import Prompt
+from svdproj.precision import full_float32
 from svdproj.progress import progress_bar
 from svdproj.readings import read_samples
 from svdproj.subspace import Subspace
@@ -48,6 +49,7 @@ class Scores:
         return len(self.cos)
 
 
+@full_float32("cpu")  # the readings lie there; the pass over the completions looks after the model's own device
 def score_completions(
     subspaces: Mapping[str, Subspace],
     model: nn.Module,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ def write_direction(path: Path, subspaces: Mapping[str, Subspace], metadata: Dir
         "charts": charts,
         "checksum": tensors_hash(sorted(tensors.items())),
     }
+    header["header_checksum"] = _header_checksum(header)
     save_atomically(path, tensors, {_HEADER: json.dumps(header)})
 
 
@@ -74,13 +76,27 @@ def read_direction(path: Path) -> tuple[dict[str, Subspace], DirectionMetadata]:
         metadata = DirectionMetadata.from_json(header["metadata"])
         # Files written before there was a checksum have none.
         intact = header.get("checksum", found := tensors_hash(sorted(tensors.items()))) == found
+        unedited = header.get("header_checksum", found := _header_checksum(header)) == found
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} has a damaged header ({type(error).__name__}: {error}); extract the direction again"
         ) from None
     if not intact:
         raise ValueError(f"{path}: the tensors are not those that were written (checksum); copy the file again")
+    if not unedited:
+        raise ValueError(
+            f"{path}: the header (provenance, figures, charts) is not the one that was written (checksum); copy the file again, and "
+            "write figures with `svdproj validate --save`"
+        )
     return subspaces, metadata
+
+
+def _header_checksum(header: Mapping[str, Any]) -> str:
+    """A hash of what the header says, fields of later versions included; it is no defence against somebody who makes a new
+    one.
+    """
+    said = {key: value for key, value in header.items() if key not in ("checksum", "header_checksum")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

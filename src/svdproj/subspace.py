@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from svdproj.charts import Chart, stack_charts
 from svdproj.nulls import random_frames
+from svdproj.precision import full_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ class Subspace:
 
     def overlap(self, other: Subspace) -> float:
         """`‖A Bᵀ‖_F² / min(k_a, k_b)` between the decoded rows: 1 when one span holds the other, 0 when they are
-        orthogonal.
+        orthogonal. Computed in float32, where the first one lies; rows in half precision count as the span that they round.
 
         Raises:
             ValueError: the subspaces belong to parameters of different shapes.
@@ -154,9 +155,13 @@ class Subspace:
             raise ValueError(f"overlap of subspaces for different shapes: {self.chart.shape} and {other.chart.shape}")
         if not self.k or not other.k:
             return 0.0
-        # Row by row: k decoded rows of a large weight at once would not fit.
-        cosines = torch.stack([other.coefficients(self.chart.decode(row)) for row in self.rows])
-        return float(cosines.square().sum() / min(self.k, other.k))
+        device = self.rows.device
+        a, b = self.to(device, torch.float32), other.to(device, torch.float32)
+        with full_float32(device.type):
+            # Row by row: k decoded rows of a large weight at once would not fit.
+            cosines = torch.stack([b.coefficients(a.chart.decode(row)) for row in a.rows])
+        # Rows that are orthonormal to rounding exceed 1 by rounding.
+        return min(1.0, float(cosines.square().sum() / min(self.k, other.k)))
 
 
 def stack_subspaces(subspaces: list[Subspace]) -> Subspace:

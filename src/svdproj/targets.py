@@ -39,33 +39,38 @@ def select_targets(model: nn.Module, targets: str | Sequence[str]) -> list[Targe
     Args:
         model: the model.
         targets: `"all-linear"`, every linear weight but the output head (on a PEFT model: the trainable parameters);
-            `"trainable"`; or shell patterns for canonical names, such as `"*.mlp.*.weight"`.
+            `"trainable"`; a shell pattern for canonical names, such as `"*.mlp.*.weight"`; or several of these.
 
     Raises:
-        ValueError: nothing is selected.
+        ValueError: nothing is selected, be it by one of several.
         NotImplementedError: `"all-linear"` on a mixture of experts.
     """
-    linear = _linear_weights(model)
     parameters = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
-    if targets == "all-linear" and hasattr(model, "peft_config"):
-        targets = "trainable"
-    if targets == "all-linear":
+    selected: set[str] = set()
+    for wanted in [targets] if isinstance(targets, str) else list(targets) or [""]:
+        if not (names := _names(model, parameters, wanted)):
+            example = next(iter(parameters), "none at all")
+            raise ValueError(
+                f"targets {wanted!r} select no parameter; use 'all-linear', 'trainable' or shell patterns for names such "
+                f"as {example!r}"
+            )
+        selected.update(names)
+    return named_targets(model, [name for name in parameters if name in selected])
+
+
+def _names(model: nn.Module, parameters: Mapping[str, nn.Parameter], wanted: str) -> list[str]:
+    """Names of the parameters that one keyword or pattern means."""
+    if wanted == "all-linear" and hasattr(model, "peft_config"):
+        wanted = "trainable"
+    if wanted == "all-linear":
         _refuse_experts(parameters)
+        linear = _linear_weights(model)
         excluded = _output_head(model) | {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        names = [name for name, p in parameters.items() if id(p) in linear and id(p) not in excluded]
-    elif targets == "trainable":
+        return [name for name, p in parameters.items() if id(p) in linear and id(p) not in excluded]
+    if wanted == "trainable":
         # No gradient reaches a quarantine.
-        names = [name for name, p in parameters.items() if p.requires_grad and QUARANTINE not in name.split(".")]
-    else:
-        patterns = [targets] if isinstance(targets, str) else list(targets)
-        names = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not names:
-        example = next(iter(parameters), "none at all")
-        raise ValueError(
-            f"targets {targets!r} select no parameter; use 'all-linear', 'trainable' or shell patterns for names such "
-            f"as {example!r}"
-        )
-    return named_targets(model, names)
+        return [name for name, p in parameters.items() if p.requires_grad and QUARANTINE not in name.split(".")]
+    return [name for name in parameters if fnmatchcase(name, wanted)]
 
 
 def _refuse_experts(parameters: Mapping[str, nn.Parameter]) -> None:

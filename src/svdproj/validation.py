@@ -16,6 +16,7 @@ from svdproj.energy import Coordinates, halves_overlap
 from svdproj.fitting import split_in_halves
 from svdproj.metadata import DirectionMetadata, plain, prompt_hash
 from svdproj.pairs import ContrastivePair
+from svdproj.precision import full_float32
 from svdproj.progress import progress_bar
 from svdproj.readings import Reading, Readings, read_samples
 from svdproj.significance import auroc, cluster_means, sign_flip_p_value, t_statistic, t_statistics
@@ -176,6 +177,7 @@ def pairs_in_words(figures: Mapping[str, float]) -> str:
     return f"{counts}, {int(n_fitted)} of them with prompts that it was fitted on, which flatters it"
 
 
+@full_float32("cpu")  # the readings lie there; the pass over the pairs looks after the model's own device
 def validate_subspaces(
     subspaces: Mapping[str, Subspace],
     metadata: DirectionMetadata,
