@@ -64,7 +64,6 @@ def test_parameters_may_be_replaced_after_the_optimizer_was_made(ranks: Ranks, h
         "flat_layouts_are_refused",
         "replicas_take_the_first_ranks_refresh",
         pytest.param("a_refresh_of_shards_is_refused", marks=on_fsdp2),
-        pytest.param("a_new_direction_purges_sharded_momentum", marks=on_fsdp2),
         pytest.param("state_dicts_hold_shards", marks=on_fsdp2),
         "copies_of_shards_take_the_same_next_step",
     ],
@@ -76,6 +75,13 @@ def test_scenario(ranks: Ranks, scenario: str) -> None:
 @pytest.mark.parametrize("space", ["gradient", "update"])
 def test_sequence_parallel_gradients_are_refused_until_they_are_reduced(ranks: Ranks, space: str) -> None:
     ranks.run("sequence_parallel", space=space)
+
+
+@on_fsdp2
+@pytest.mark.parametrize("space", ["gradient", "update"])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_a_new_direction_purges_sharded_momentum(ranks: Ranks, kind: str, space: str) -> None:
+    ranks.run("a_new_direction_purges_sharded_momentum", kind=kind, space=space)
 
 
 @on_fsdp2
