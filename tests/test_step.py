@@ -12,7 +12,7 @@ from svdproj.measure import measure
 from svdproj.plan import covered_parameters, make_stacks
 from svdproj.report import METRICS, StepReport
 from svdproj.step import snapshot
-from tests.conformance.helpers import Weights, assert_same, backward, copies, direction_for, train
+from tests.conformance.helpers import Weights, assert_same, backward, copies, direction_for, offence, train
 
 
 def _stacks(model: nn.Module, direction: HackDirection, **group: bool):  # type: ignore[no-untyped-def]
@@ -102,3 +102,21 @@ def test_snapshots_are_copies() -> None:
         for weight in first.locals:
             weight.zero_()
     assert_same(before[0], kept)
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+@pytest.mark.parametrize("kind", ["SGD", "RMSprop", "AdamW"])
+def test_a_purge_takes_the_new_subspace_out_of_every_kind_of_first_moment(kind: str, space: str) -> None:
+    model = Weights()
+    options = {} if kind == "AdamW" else {"momentum": 0.9}
+    inner = getattr(torch.optim, kind)(model.parameters(), lr=0.01, **options)
+    wrapped = ProjectedOptimizer(inner, direction_for(model), model, space=space)
+    train(model, wrapped, range(2))
+    key = "exp_avg" if kind == "AdamW" else "momentum_buffer"
+    new = direction_for(model, seed=9)
+    before = {name: inner.state[p][key].clone() for name, p in model.named_parameters()}
+    wrapped.set_direction(new)
+    for name, p in model.named_parameters():
+        size = float(before[name].norm())
+        assert offence(new, name, before[name], "two_sided") > 0.01 * size, name
+        assert offence(new, name, inner.state[p][key], "two_sided") <= 1e-6 * size, name

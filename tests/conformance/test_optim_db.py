@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.testing._internal.common_optimizers import (
     OptimizerInfo,
     _get_optim_inputs_including_global_cliquey_kwargs,
@@ -47,7 +48,10 @@ DENSE = [case for case in CONFIGURATIONS if not case.values[0].only_supports_spa
 SPARSE = [case for case in CONFIGURATIONS if case.values[0].only_supports_sparse_grads]
 # torch's LBFGS cannot be copied: it keeps its parameters in an attribute that Optimizer.__getstate__ leaves behind.
 _COPYABLE = [case for case in DENSE if not case.values[0].step_requires_closure]
-_FIRST_OF_EACH = list({case.values[0].optim_cls: case for case in reversed(_COPYABLE)}.values())
+_FIRST_OF_EACH = list({case.values[0].optim_cls: case for case in reversed(DENSE)}.values())
+
+# A new learning rate reaches their step sizes late or never.
+_OWN_STEP_SIZES = (torch.optim.ASGD, torch.optim.Rprop)
 
 
 def _make(info: OptimizerInfo, kwargs: dict[str, Any], seed: int = 0) -> tuple[Weights, torch.optim.Optimizer]:
@@ -122,7 +126,7 @@ def test_the_projected_gradient_stays_out(info: OptimizerInfo, kwargs: dict[str,
 
 
 @pytest.mark.parametrize("space", ["gradient", "update"])
-@pytest.mark.parametrize(("info", "kwargs"), _FIRST_OF_EACH)
+@pytest.mark.parametrize(("info", "kwargs"), _COPYABLE)
 def test_copies_take_the_same_next_steps(info: OptimizerInfo, kwargs: dict[str, Any], space: str) -> None:
     model, optimizer = _make(info, kwargs)
     wrapped: Any = ProjectedOptimizer(optimizer, direction_for(model), model, space=space)
@@ -134,6 +138,33 @@ def test_copies_take_the_same_next_steps(info: OptimizerInfo, kwargs: dict[str, 
         _step(info, twin, copied, 1)
         assert_same_training((model, wrapped), (twin, copied))
         assert copied.metrics() == wrapped.metrics()
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+@pytest.mark.parametrize(("info", "kwargs"), _FIRST_OF_EACH)
+def test_a_scheduler_drives_a_projecting_wrapper(info: OptimizerInfo, kwargs: dict[str, Any], space: str) -> None:
+    """The learning rates are those of the bare optimizer, and what they make of the step stays out."""
+    model, optimizer = _make(info, kwargs)
+    bare = _make(info, kwargs)[1]
+    direction = direction_for(model)
+    wrapped = ProjectedOptimizer(optimizer, direction, model, space=space, gate="two_sided")
+    factors = [1.0, 0.5, 0.0, 2.0]
+    scheduler, expected = (LambdaLR(o, lambda step: factors[min(step, 3)]) for o in (wrapped, bare))
+    rates = []
+    for step in range(4):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        before = copies(model)
+        _step(info, model, wrapped, step)
+        if space == "update":
+            assert_update_guarantee(model, before, direction, "two_sided", moved=False)
+        moved = any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+        assert moved == bool(factors[step]) or info.optim_cls in _OWN_STEP_SIZES
+        assert not moved or wrapped.metrics()["svdproj/removed"] > 0
+        bare.step(*([lambda: torch.zeros(())] if info.step_requires_closure else []))  # or the scheduler would warn
+        scheduler.step()
+        expected.step()
+        assert scheduler.get_last_lr() == expected.get_last_lr() == [group["lr"] for group in wrapped.param_groups]
+    assert rates == pytest.approx([rates[0] * factor for factor in factors])
 
 
 @pytest.mark.parametrize(("info", "kwargs"), SPARSE)

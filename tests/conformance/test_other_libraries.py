@@ -133,6 +133,18 @@ def test_eight_bit_momentum_cannot_be_purged_and_says_so() -> None:
     wrapped.set_direction(direction_for(model, seed=6), purge_state=False)
 
 
+def test_momentum_of_bitsandbytes_in_float32_is_purged() -> None:
+    model = Weights()
+    optimizer = OPTIMIZERS["bitsandbytes AdamW"](model.parameters())
+    wrapped = ProjectedOptimizer(optimizer, direction_for(model), model)
+    train(model, wrapped, range(2))
+    moment = optimizer.state[model.first]["state1"]
+    size, new = float(moment.norm()), direction_for(model, seed=5)
+    assert offence(new, "first", moment, "two_sided") > 0.01 * size
+    wrapped.set_direction(new)
+    assert offence(new, "first", moment, "two_sided") <= 1e-6 * size
+
+
 @pytest.mark.parametrize("space", ["gradient", "update"])
 def test_momentum_of_low_rank_cannot_be_purged_and_says_so(space: str) -> None:
     """Regression: GaLore keeps `[12, 4]` moments of a `[12, 8]` weight, and the purge stacked them with the weights."""
