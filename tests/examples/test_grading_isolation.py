@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from examples.leetcode_grpo.grading import Grader
-from examples.leetcode_grpo.grading.sandbox import namespaces
+from examples.leetcode_grpo.grading.sandbox import namespaces, seccomp
 from tests.examples.grading_helpers import ADD_ONE, NO_PRIVILEGES, POOR_KERNEL, answering
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,10 +56,54 @@ def test_folder_is_small_and_private(grader: Grader) -> None:
 
 
 def test_network_is_empty(grader: Grader) -> None:
+    """Of the namespace itself, which a submission cannot ask: the filter gives it no socket."""
     needs(grader, "net")
-    assert answers(grader, "[name for _, name in socket.if_nameindex()] == ['lo']", "import socket") or answers(
-        grader, "not allowed", "import socket\ntry: allowed = socket.if_nameindex()\nexcept OSError: allowed = []"
+    script = (
+        "import socket\nfrom examples.leetcode_grpo.grading.sandbox import namespaces\n"
+        "assert 'net' in namespaces.enter(lambda: None)\n"
+        "print(*[name for _, name in socket.if_nameindex()], flush=True)\n"
     )
+    assert run_apart(script) == {"lo"}
+
+
+# What the kernel grants to a process that asks by itself, without any of the code under test.
+ASK_THE_KERNEL = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+FLAGS = {"uts": 0x04000000, "ipc": 0x08000000, "net": 0x40000000, "pid": 0x20000000}
+
+def granted(flags, *mount):
+    child = os.fork()
+    if child == 0:
+        refused = libc.unshare(flags) or (mount and libc.mount(*mount))
+        os._exit(1 if refused else 0)
+    return os.waitpid(child, 0)[1] == 0
+
+user = 0 if os.geteuid() == 0 and granted(FLAGS["uts"]) else 0x10000000
+print(*["user"] if user and granted(user) else [])
+print(*[name for name, flag in FLAGS.items() if granted(user | flag)])
+if granted(user | 0x00020000, b"none", b"/", None, 16384 | 1 << 18, None) and (
+    granted(user | 0x00020000, b"tmpfs", b"/tmp", b"tmpfs", 0, None)
+):
+    print("files")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces exist on Linux")
+def test_every_namespace_that_the_kernel_grants_is_in_force(grader: Grader) -> None:
+    """Or losing one of them would show in nothing but skipped tests."""
+    assert grader.isolation & {"user", "uts", "ipc", "net", "pid", "files"} == run_apart(ASK_THE_KERNEL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_filters_and_landlock_are_in_force_where_the_kernel_has_them(grader: Grader) -> None:
+    script = (
+        "import ctypes, os\nlibc = ctypes.CDLL(None)\n"
+        "print(*['landlock'] if libc.syscall(444, None, ctypes.c_size_t(0), 1) > 0 else [])\n"
+        "known = os.uname().machine in ('x86_64', 'aarch64')\n"
+        "print(*['seccomp'] if known and libc.prctl(21, 0, 0, 0, 0) >= 0 else [])\n"
+    )
+    assert grader.isolation & {"landlock", "seccomp"} == run_apart(script)
 
 
 def test_no_processes_but_threads(grader: Grader) -> None:
@@ -93,6 +138,79 @@ def test_no_memory_outside_of_the_limits(grader: Grader) -> None:
     for call in ("os.memfd_create('x')", "ctypes.CDLL(None, use_errno=True).shmget(0, 4096, 0o1600)"):
         before = f"import ctypes, os\ntry: made = {call} >= 0\nexcept OSError: made = False\n"
         assert answers(grader, "not made", before)
+
+
+FILTERED = """
+import ctypes, fcntl, os, signal, threading
+from examples.leetcode_grpo.grading.sandbox import libc, seccomp
+handle = ctypes.CDLL(None, use_errno=True)
+
+def answer(number, *arguments):
+    ctypes.set_errno(0)
+    handle.syscall(*[ctypes.c_long(value) for value in (number, *arguments)])
+    if os.getpid() != me:
+        os._exit(0)
+    return ctypes.get_errno()
+
+me, column = os.getpid(), seccomp.column()
+libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+seccomp.install(seccomp.program(me))
+"""
+"""The beginning of a script: the strictest filter is in force, and `answer` is the error number of a system call."""
+
+REFUSED = {**seccomp._DENIED, **seccomp._SIGNALS} if seccomp.available() else {}
+
+
+@pytest.fixture(scope="module")
+def refused() -> set[str]:
+    """The names of the calls that are refused, whatever they are asked for."""
+    ask = "for name, numbers in {**seccomp._DENIED, **seccomp._SIGNALS}.items():\n"
+    ask += "    if numbers[column] is not None and answer(numbers[column], *[-1] * 6) == 1: print(name)\n"
+    return run_apart(FILTERED + ask)
+
+
+@pytest.mark.parametrize("name", [name for name, numbers in REFUSED.items() if numbers[seccomp.column()] is not None])
+def test_the_filter_refuses(name: str, refused: set[str]) -> None:
+    assert name in refused
+
+
+HEADERS = ["x86_64-linux-gnu/asm/unistd_64.h", "asm-generic/unistd.h"]  # arm64 has the generic numbers
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=["x86_64", "aarch64"])
+def test_the_numbers_are_the_kernels(column: int) -> None:
+    header = Path("/usr/include", HEADERS[column])
+    if not header.exists():
+        pytest.skip(f"no {header}")
+    known = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)", header.read_text())}
+    named = {
+        **{name: numbers[column] for name, numbers in {**seccomp._DENIED, **seccomp._SIGNALS}.items()},
+        **{name: numbers[column] for name, (numbers, _) in seccomp._OWNERS.items()},
+        "prlimit64": seccomp._LIMITS[column],
+        "prctl": seccomp._PRCTL[column],
+        "clone": seccomp._CLONE[column],
+        "tgkill": seccomp._THREAD_SIGNAL[column],
+        "clone3": seccomp._CLONE3,
+    }
+    assert {name: known.get(name, number) for name, number in named.items()} == named
+    assert len(named.keys() & known.keys()) > 50
+
+
+@pytest.mark.skipif(not seccomp.available(), reason="this kernel has no filters")
+def test_the_filter_lets_a_process_signal_itself_and_nobody_else() -> None:
+    script = FILTERED + (
+        "seen = []\nsignal.signal(signal.SIGUSR1, lambda *_: seen.append('itself'))\n"
+        "signal.raise_signal(signal.SIGUSR1)\nprint(*seen)\n"
+        "number, parent = seccomp._THREAD_SIGNAL[column], os.getppid()\n"
+        "print({1: 'not-its-parent'}.get(answer(number, parent, parent, 0)))\n"
+        "numbers = {'fcntl': (72, 25), 'ioctl': (16, 29)}\n"
+        "for name, command in [('fcntl', 8), ('fcntl', 10), ('fcntl', 15), ('ioctl', 0x8901), ('ioctl', 0x8902)]:\n"
+        "    print(f'{name}-{command}-{answer(numbers[name][column], 0, command, 0)}')\n"
+        "reader, writer = os.pipe()\nfcntl.fcntl(reader, fcntl.F_SETFL, os.O_NONBLOCK)\n"
+        "print('other-commands' if fcntl.fcntl(reader, fcntl.F_GETFL) & os.O_NONBLOCK else None)\n"
+    )
+    owners = {"fcntl-8-1", "fcntl-10-1", "fcntl-15-1", "ioctl-35073-1", "ioctl-35074-1"}
+    assert run_apart(script) == {"itself", "not-its-parent", "other-commands"} | owners
 
 
 def test_a_submission_cannot_outlive_its_worker(grader: Grader) -> None:
@@ -150,6 +268,7 @@ SITUATIONS = {
     "no namespaces, no Landlock": ("landlock", POOR_KERNEL),
     "no privileges": ("", NO_PRIVILEGES),
     "no privileges, no namespaces": ("", NO_PRIVILEGES + POOR_KERNEL),
+    "no privileges, no namespaces, no Landlock": ("landlock", NO_PRIVILEGES + POOR_KERNEL),
 }
 
 
@@ -161,6 +280,7 @@ SITUATIONS = {
         pytest.param("no namespaces, no Landlock", marks=pytest.mark.slow),
         pytest.param("no privileges", marks=[AS_ROOT, pytest.mark.slow]),
         pytest.param("no privileges, no namespaces", marks=[AS_ROOT, pytest.mark.slow]),
+        pytest.param("no privileges, no namespaces, no Landlock", marks=[AS_ROOT, pytest.mark.slow]),
     ],
 )
 def test_attacks_fail_with_fewer_walls_too(situation: str, tmp_path: Path) -> None:
@@ -178,6 +298,57 @@ def test_attacks_fail_with_fewer_walls_too(situation: str, tmp_path: Path) -> No
     if "no Landlock" in situation:
         assert "landlock" not in layers
     assert list(tmp_path.iterdir()) == []
+
+
+# Each ends the process `victim`, where nothing stands between them. The signal of a file's owner ends a program, too.
+OWNED = "import fcntl, os, socket, struct\na, b = socket.socketpair()\n{}\n"
+OWNED += "fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)\nb.send(b'x')\n"
+KILLERS = {
+    "kill": "import os\nos.kill(victim, 9)\n",
+    "tgkill": "import ctypes, os\n"
+    "ctypes.CDLL(None).syscall(234 if os.uname().machine == 'x86_64' else 131, victim, victim, 9)\n",
+    "F_SETOWN": OWNED.format("fcntl.fcntl(a, 8, victim)"),
+    "F_SETOWN_EX": OWNED.format("fcntl.fcntl(a, 15, struct.pack('ii', 1, victim))"),
+    "FIOSETOWN": OWNED.format("fcntl.ioctl(a, 0x8901, struct.pack('i', victim))"),
+    "SIOCSPGRP": OWNED.format("fcntl.ioctl(a, 0x8902, struct.pack('i', victim))"),
+}
+UNDER_FIRE = (
+    "import subprocess, sys, time\n"
+    "from tests.examples.test_grading_isolation import *\n"
+    "def survives(attack):\n"
+    "    victim = subprocess.Popen(['sleep', '60'])\n"
+    "    try:\n"
+    "        attack(f'victim = {victim.pid}\\n')\n"
+    "        time.sleep(0.05)\n"
+    "        return victim.poll() is None\n"
+    "    finally:\n"
+    "        victim.kill()\n"
+    "        victim.wait()\n"
+)
+
+
+@AS_ROOT
+@pytest.mark.skipif(not seccomp.available(), reason="this kernel has no filters")
+def test_no_signal_leaves_where_nothing_but_the_filter_stands() -> None:
+    """The submission is of the trainer's own user, and sees its processes."""
+    argument, before = SITUATIONS["no privileges, no namespaces, no Landlock"]
+    script = UNDER_FIRE + (
+        "with Grader(workers=1, timeout=1.0) as grader:\n"
+        "    assert grader.isolation == {'seccomp'}, grader.isolation\n"
+        "    for name, code in KILLERS.items():\n"
+        "        if survives(lambda victim: grader.grade([(victim + code, ADD_ONE, None)])): print(name)\n"
+    )
+    assert run_apart(before + script, argument) == set(KILLERS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sends signals as Linux does")
+def test_signals_do_leave_where_nothing_stands() -> None:
+    """The programs of the test above can kill."""
+    script = UNDER_FIRE + (
+        "for name, code in KILLERS.items():\n"
+        "    if not survives(lambda victim: subprocess.run([sys.executable, '-c', victim + code])): print(name)\n"
+    )
+    assert run_apart(script) == set(KILLERS)
 
 
 @AS_ROOT

@@ -37,6 +37,12 @@ _DENIED = {
     "sched_setattr": (314, 274), "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmat": (30, 196),
 }  # fmt: skip
 _SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
+_THREAD_SIGNAL = (234, 131)  # tgkill: harmless with its own process as the first argument; Python raises signals by it
+# A file's owner gets a signal when there is something to read; these second arguments name the owner, or the signal.
+_OWNERS = {
+    "fcntl": ((72, 25), (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    "ioctl": ((16, 29), (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
+}
 _LIMITS = (302, 261)  # prlimit64: harmless with 0, this process, as its first argument
 _PRCTL, _PARENT_DEATH = (157, 167), libc.PR_SET_PDEATHSIG  # a submission dies with its worker; it may not forgo that
 _CLONE, _CLONE_THREAD = (56, 220), 0x00010000  # harmless for a thread; its flags are the first argument
@@ -49,16 +55,17 @@ class _Program(ctypes.Structure):
 
 
 def restrict(may_signal: bool) -> None:
-    """Install the filter for this process and its descendants. On architectures that are not listed it does nothing.
+    """Install the filter for this process and its threads. On architectures that are not listed it does nothing.
 
     Args:
-        may_signal: leave signals alone, where a namespace or another user keeps them from reaching outside.
+        may_signal: leave signals alone, where a namespace or another user keeps them from reaching outside. Otherwise
+            the process may send some to itself, by `tgkill`, and to no other.
 
     Raises:
         OSError: the kernel has no seccomp.
     """
     if available():
-        install(program(may_signal))
+        install(program(None if may_signal else os.getpid()))
 
 
 def install(program: bytes) -> None:
@@ -84,12 +91,16 @@ def column() -> int:
     return _ARCHITECTURES[os.uname().machine][0]
 
 
-@functools.cache  # compiled once in the worker, used by every submission
-def program(may_signal: bool) -> bytes:
-    """The filter, in the kernel's own machine language."""
+@functools.lru_cache(maxsize=1)  # where signals are left alone, compiled once in the worker for every submission
+def program(process: int | None) -> bytes:
+    """The filter, in the kernel's own machine language.
+
+    Args:
+        process: the only one that may be sent signals; None for any that is in reach.
+    """
     own = column()
-    denied = [entry[own] for entry in [*_DENIED.values(), *([] if may_signal else _SIGNALS.values())]]
-    first_argument = (_LOAD, 0, 0, 16)  # its low half
+    denied = [entry[own] for entry in [*_DENIED.values(), *([] if process is None else _SIGNALS.values())]]
+    first_argument, second_argument = (_LOAD, 0, 0, 16), (_LOAD, 0, 0, 24)  # their low halves
     rules = [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _UNKNOWN)]
     rules += [(_EQUAL, 0, 3, _LIMITS[own]), first_argument, (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _FAIL)]
     # Here the first argument may stand where the number was: the number is loaded again.
@@ -97,6 +108,13 @@ def program(may_signal: bool) -> bytes:
     rules += [(_RETURN, 0, 0, _FAIL)]
     rules += [(_LOAD, 0, 0, 0), (_EQUAL, 0, 3, _CLONE[own]), first_argument, (_HAS_BITS, 1, 0, _CLONE_THREAD)]
     rules += [(_RETURN, 0, 0, _FAIL)]
+    if process is not None:
+        rules += [(_LOAD, 0, 0, 0), (_EQUAL, 0, 3, _THREAD_SIGNAL[own]), first_argument, (_EQUAL, 1, 0, process)]
+        rules += [(_RETURN, 0, 0, _FAIL)]
+        for numbers, commands in _OWNERS.values():
+            rules += [(_LOAD, 0, 0, 0), (_EQUAL, 0, 1 + 2 * len(commands), numbers[own]), second_argument]
+            for command in commands:
+                rules += [(_EQUAL, 0, 1, command), (_RETURN, 0, 0, _FAIL)]
     return assemble([number for number in denied if number is not None], rules)
 
 

@@ -70,8 +70,8 @@ class _Zygote:
             self._hide_files(base)
         # Worked out once, here, for all submissions.
         namespaces.readable_paths()
-        if seccomp.available():
-            seccomp.program(self.alone)
+        if seccomp.available() and self.alone:
+            seccomp.program(None)
 
     @property
     def alone(self) -> bool:
