@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result["plan_qwen3_4b"] = shapes | plan(qwen3_4b(), **shapes, rank=64, k=24)
     _show(result)
     if options.out:
-        config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+        config = {key: value for key, value in vars(options).items() if key not in ("out", "table")}
         write_record(options.out, {"config": config, **facts(options.device), **result})
 
 
