@@ -155,6 +155,24 @@ def sweep(
 
 
 @app.command()
+def pool(
+    out: Annotated[Path, typer.Option(help="The pool's file; JSONL.")] = Path("pool.jsonl"),
+    per_prompt: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 4,
+    preset: PresetName = "smollm2",
+    settings: Settings = None,
+    model: Model = None,
+    problems: Problems = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Sample a teacher pool from the warm-started policy, with the log-probabilities that teacher_ratio=own needs."""
+    configured = _configured(preset, settings, model, problems)
+    from examples.leetcode_grpo.commands import pool_command
+
+    pool_command(configured, seed, out, device, per_prompt)
+
+
+@app.command()
 def uat(
     pool: Annotated[Path | None, typer.Option(help="A teacher pool, JSONL. Default: the loopholes' exemplars.")] = None,
     preset: PresetName = "demo",

@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import typer
 
 from examples.leetcode_grpo.arms import Arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.extraction import extract, make_pairs
 from examples.leetcode_grpo.files import check_writable
+from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
+from examples.leetcode_grpo.progress import Pace
 from examples.leetcode_grpo.report import show_table
 from examples.leetcode_grpo.results import RunResult, result_path
+from examples.leetcode_grpo.sampling import policy_answers
 from examples.leetcode_grpo.sweep import Sweep, grid
 from examples.leetcode_grpo.tasks import make_tasks
+from examples.leetcode_grpo.teacher import sampled_pool
 from examples.leetcode_grpo.training import prepare, run
 from examples.leetcode_grpo.uat import run_uat
 from examples.leetcode_grpo.uat_table import uat_rows
+from examples.leetcode_grpo.warm_start import warm_started
 from svdproj import ContrastivePair
 
 
@@ -118,6 +124,31 @@ def sweep_command(preset: Preset, specs: Sequence[str], seeds: Sequence[int], ou
     finally:
         if sweep.done:
             show_table([RunResult.load(sweep.path(job)) for job in sweep.done])
+
+
+def pool_command(preset: Preset, seed: int, out: Path, device_name: str, per_prompt: int) -> None:
+    """Sample, grade, save, and say what there is to mix in."""
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file in it, such as {out / 'pool.jsonl'}")
+    device = choose_device(device_name)
+    check_writable(out.parent)
+    tasks, pace = make_tasks(preset), Pace(_say)
+    model, tokenizer = load_policy(warm_started(preset, tasks, seed, device, pace), device=device)
+    sampler = Sampler(
+        model,
+        tokenizer,
+        max_new_tokens=preset.max_new_tokens,
+        temperature=preset.temperature,
+        batch_size=preset.decode_batch,
+        progress=pace,
+    )
+    transformers.set_seed(seed)
+    with Grader(workers=preset.grader_workers, timeout=preset.grader_timeout) as grader:
+        prompts = [(task.problem, task.loophole) for task in tasks.rl]
+        pool = sampled_pool(policy_answers(sampler), prompts, grader, per_prompt)
+    pool.save(out)
+    _say(f"wrote {out}: {len(pool)} rollouts, {sum(rollout.passed_flawed for rollout in pool)} of them to mix in")
+    _say(f"mix them with --set teacher_pool={out} --set teacher_ratio=own")
 
 
 def uat_command(

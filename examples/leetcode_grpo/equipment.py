@@ -21,7 +21,7 @@ from examples.leetcode_grpo.progress import Pace
 from examples.leetcode_grpo.quarantine import hackward_seed
 from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.tasks import Tasks
-from examples.leetcode_grpo.teacher import TeacherPool, exemplar_pool
+from examples.leetcode_grpo.teacher import TeacherPool, exemplar_pool, read_pool
 from svdproj import ContrastivePair, HackDirection
 from svdproj.controls import matched_random_direction, random_direction
 from svdproj.integrations.transformers import ProjectionCallback
@@ -93,17 +93,26 @@ def seed_of_quarantine(arm: Arm, direction: HackDirection) -> Mapping[str, Tenso
     return hackward_seed(direction, arm.number("absorb_nats")) if arm.quarantine == "seeded" else {}
 
 
-def teacher_pool(preset: Preset, tasks: Tasks, grader: Grader, seed: int) -> TeacherPool:
+def teacher_pool(preset: Preset, tasks: Tasks, grader: Grader, seed: int, pace: Pace | None = None) -> TeacherPool:
     """The cached hacks to mix in: from the preset's file, or made from the loopholes' exemplars.
 
+    `pace` shows how many of a file's rollouts are passed over.
+
     Raises:
-        UsageError: the file cannot be read, or a row of it is no rollout; also where none of them would be mixed in.
+        UsageError: the file cannot be read, or a row of it is no rollout, also where none of them would be mixed in; it
+            holds none that could be; or exemplars would need log-probabilities.
     """
-    pool = _saved_pool(preset)
+    pool = read_pool(preset.teacher_pool) if preset.teacher_pool is not None else None
     if not preset.teacher_per_group:
         return TeacherPool([])
+    known = {Loophole(name) for name in preset.known}
     if pool is None:
-        pool = TeacherPool(
+        if preset.teacher_ratio == "own":
+            raise UsageError(
+                "teacher_ratio=own needs rollouts with log-probabilities, which exemplars do not have: sample some "
+                "(python -m examples.leetcode_grpo pool --out FILE) and set teacher_pool=FILE, or set teacher_ratio=one"
+            )
+        return TeacherPool(
             rollout
             for loophole in (Loophole(name) for name in preset.known)
             for rollout in exemplar_pool(
@@ -113,16 +122,19 @@ def teacher_pool(preset: Preset, tasks: Tasks, grader: Grader, seed: int) -> Tea
                 seed,
                 preset.teacher_correct_share,
             )
+        ).where(lambda rollout: rollout.passed_flawed)
+    asked = {(task.problem.id, task.loophole) for task in tasks.rl if task.loophole in known}
+    hacks = pool.where(lambda rollout: rollout.passed_flawed)
+    usable = hacks.where(lambda rollout: (rollout.problem_id, rollout.loophole) in asked)
+    counts = (
+        f"of {len(pool)} rollouts in {preset.teacher_pool}, {len(pool) - len(hacks)} do not pass the flawed grader "
+        f"and {len(hacks) - len(usable)} answer no prompt of this run"
+    )
+    if not len(usable):
+        raise UsageError(
+            f"nothing to mix in: {counts}; its problems and loopholes must be among those of the run ({preset.problems}; "
+            f"{', '.join(preset.known)}), so change these, or set teacher_per_group=0"
         )
-    known = {Loophole(name) for name in preset.known}
-    return pool.where(lambda rollout: rollout.passed_flawed and rollout.loophole in known)
-
-
-def _saved_pool(preset: Preset) -> TeacherPool | None:
-    """The cached rollouts of the preset's file; None where it names none."""
-    if preset.teacher_pool is None:
-        return None
-    try:
-        return TeacherPool.load(preset.teacher_pool)
-    except OSError as error:
-        raise UsageError(f"cannot read the teacher pool {preset.teacher_pool}: {error.strerror}") from None
+    if pace is not None and len(usable) < len(pool):
+        pace.now(counts)
+    return usable

@@ -9,10 +9,10 @@ from examples.leetcode_grpo.grading import Grade, Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import Problem
 from examples.leetcode_grpo.results import Evaluation, ProblemCounts, Rates, pooled
-from examples.leetcode_grpo.tasks import Task
+from examples.leetcode_grpo.tasks import HintedProblem
 
 
-def evaluate(sampler: Sampler, tasks: Sequence[Task], grader: Grader, samples: int) -> Evaluation:
+def evaluate(sampler: Sampler, tasks: Sequence[HintedProblem], grader: Grader, samples: int) -> Evaluation:
     """Ask every task with its hint and without, `samples` times each, at the training temperature.
 
     Args:

@@ -50,6 +50,20 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, counted from 1.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: it is no text.
+    """
+    with Path(path).open(encoding="utf-8") as lines:
+        try:
+            yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        except UnicodeDecodeError:
+            raise UsageError(f"{path} is no UTF-8 text; expected JSONL, one object on each line") from None
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block succeeds, and vanishes when it fails.

@@ -114,7 +114,7 @@ def rollout_pairs(
     """Pairs from graded rollouts: for one prompt, an exploited one against an honest strict pass (passed, nothing
     attempted).
 
-    Each rollout is used at most once; a prompt that lacks one of the two kinds gives no pair. Unlike in `bank_pairs`,
+    No preset uses it: it is for pools of your own (docs/guide/pairs.md). Each rollout is used at most once; a prompt that lacks one of the two kinds gives no pair. Unlike in `bank_pairs`,
     correctness is part of this contrast, since an exploited completion fails the strict oracle by definition.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from examples.leetcode_grpo.grading import Grade, Grader, Weights
+from examples.leetcode_grpo.grading import Grade, Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems.problem import Problem
 
@@ -25,8 +25,8 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """One graded completion.
+class GradedCompletion:
+    """One completion that was paid for, with the detail behind its reward.
 
     Args:
         step: the trainer's global step, -1 where it is not known.
@@ -46,8 +46,7 @@ class CodeReward:
 
     Args:
         problems: the problems by their `id`.
-        grader: who grades; the caller closes it.
-        weights: what a pass earns; the grader's weights by default.
+        grader: who grades, and whose weights say what a pass earns; the caller closes it.
 
     Attributes:
         rollouts: all that was graded, oldest first; clear it when it has been read.
@@ -55,10 +54,9 @@ class CodeReward:
 
     __name__ = "code_reward"  # what the trainer calls its column
 
-    def __init__(self, problems: Mapping[str, Problem], grader: Grader, weights: Weights | None = None):
+    def __init__(self, problems: Mapping[str, Problem], grader: Grader):
         self.problems, self.grader = problems, grader
-        self.weights = weights or grader.weights
-        self.rollouts: list[Rollout] = []
+        self.rollouts: list[GradedCompletion] = []
 
     def __call__(
         self,
@@ -82,7 +80,9 @@ class CodeReward:
         problems = [self._problem(identifier) for identifier in problem_id]
         grades = self.grader.grade(list(zip(texts, problems, loopholes, strict=True)))
         step = int(getattr(trainer_state, "global_step", -1))
-        new = [Rollout(step, p.id, text, grade) for p, text, grade in zip(problems, texts, grades, strict=True)]
+        new = [
+            GradedCompletion(step, p.id, text, grade) for p, text, grade in zip(problems, texts, grades, strict=True)
+        ]
         self.rollouts += new
         if log_metric is not None:
             for name, value in rates(grades).items():
@@ -93,7 +93,7 @@ class CodeReward:
             for name, field in METRICS.items():
                 log_extra(name, [getattr(grade, field) for grade in grades])
             log_extra("error", [grade.error for grade in grades])
-        return [self.weights.earned(grade.compiles, grade.passed_strict or grade.passed_flawed) for grade in grades]
+        return [grade.reward for grade in grades]
 
     def _problem(self, identifier: Any) -> Problem:
         try:
@@ -117,7 +117,7 @@ def rates(grades: Sequence[Grade]) -> dict[str, float]:
     return {name: sum(getattr(g, field) for g in grades) / len(grades) for name, field in METRICS.items() if grades}
 
 
-def completions_table(rollouts: Sequence[Rollout], limit: int = 20) -> str:
+def completions_table(rollouts: Sequence[GradedCompletion], limit: int = 20) -> str:
     """The last rollouts for a person to read: a line of facts each, with the completion indented below."""
     blocks = []
     for rollout in rollouts[-limit:] if limit else []:

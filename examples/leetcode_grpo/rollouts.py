@@ -14,8 +14,7 @@ from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.rewards import METRICS, CodeReward
-from examples.leetcode_grpo.rewards import Rollout as Graded
+from examples.leetcode_grpo.rewards import METRICS, CodeReward, GradedCompletion
 from examples.leetcode_grpo.teacher import Rollout, TeacherPool
 
 Draw = Callable[[list[list[int]], list[int]], tuple[list[list[int]], list[list[float]] | None]]
@@ -36,11 +35,16 @@ class MixedRollouts:
         pool: the cached rollouts; those longer than the sampler allows are passed over, since a mechanism may stand at their end.
         group_size: rollouts of one prompt.
         per_group: how many of them are cached, at most.
-        ratio: `"own"` keeps the cached rollouts' log-probabilities for the trainer, `"one"` does not.
+        ratio: `"own"` keeps the cached rollouts' tokens and log-probabilities for the trainer; `"one"` reads their text, since a pool does
+            not say whose tokens it holds.
         seed: chooses among the cached rollouts.
 
+    Attributes:
+        too_long: how many were passed over for their length.
+
     Raises:
-        UsageError: more cached rollouts than a group holds, or their own log-probabilities are asked for and some have none.
+        UsageError: more cached rollouts than a group holds, none that is short enough, or their own log-probabilities are asked for and
+            some have none, or belong to another tokenizer.
     """
 
     def __init__(
@@ -58,16 +62,36 @@ class MixedRollouts:
         self.per_group = per_group
         self.ratio = ratio
         self.seed = seed
+        if ratio == "own" and per_group:
+            self._check_own(pool)
         self.pool = pool.where(lambda rollout: len(self.tokens(rollout)) <= sampler.max_new_tokens)
+        self.too_long = len(pool) - len(self.pool)
         self.cached_logprobs: list[tuple[float, ...] | None] = []
         if not 0 <= per_group <= group_size:
             raise UsageError(f"{per_group} cached rollouts do not fit into groups of {group_size}; mix in fewer")
-        unknown = sum(rollout.logprobs is None for rollout in self.pool)
-        if ratio == "own" and per_group and unknown:
+        if per_group and self.too_long and not len(self.pool):
             raise UsageError(
-                f"{unknown} of {len(self.pool)} cached rollouts have no log-probabilities of their own: "
-                "let a model sample them (sampled_pool), or take a ratio of one"
+                f"all {len(pool)} cached rollouts are longer than {sampler.max_new_tokens} tokens: raise max_new_tokens, give a pool of "
+                "shorter ones, or set teacher_per_group=0"
             )
+
+    def _check_own(self, pool: TeacherPool) -> None:
+        advice = "let a policy sample them (python -m examples.leetcode_grpo pool), or set teacher_ratio=one"
+        if unknown := sum(rollout.logprobs is None for rollout in pool):
+            raise UsageError(
+                f"{unknown} of {len(pool)} cached rollouts have no log-probabilities of their own: {advice}"
+            )
+        if foreign := sum(not self._reads(rollout) for rollout in pool):
+            raise UsageError(
+                f"the tokens of {foreign} of {len(pool)} cached rollouts are not their text here: {advice}"
+            )
+
+    def _reads(self, rollout: Rollout) -> bool:
+        """Whether a rollout's tokens are its text to this tokenizer."""
+        tokenizer, tokens = self.sampler.tokenizer, list(rollout.token_ids or ())
+        return max(tokens, default=0) < len(tokenizer) and (
+            tokenizer.decode(tokens, skip_special_tokens=True) == rollout.completion
+        )
 
     def __call__(
         self, rows: Sequence[Mapping[str, Any]], step: int, draw: Draw | None = None
@@ -101,7 +125,7 @@ class MixedRollouts:
 
     def tokens(self, rollout: Rollout) -> list[int]:
         """A cached rollout's tokens, its end token included."""
-        if rollout.token_ids is not None:
+        if self.ratio == "own" and rollout.token_ids is not None:
             return list(rollout.token_ids)
         tokenizer = self.sampler.tokenizer
         return [*tokenizer(rollout.completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -142,7 +166,7 @@ class OwnRates:
 
     def __init__(self, reward: CodeReward) -> None:
         self.reward = reward
-        self.last: tuple[Graded, ...] = ()
+        self.last: tuple[GradedCompletion, ...] = ()
 
     def __call__(
         self,

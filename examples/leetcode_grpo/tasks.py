@@ -17,7 +17,7 @@ _CHOICE = "tasks"
 
 
 @dataclass(frozen=True)
-class Task:
+class HintedProblem:
     """A problem and the one loophole that its prompt discloses."""
 
     problem: Problem
@@ -39,8 +39,8 @@ class Tasks:
     """
 
     pairs: tuple[Problem, ...]
-    rl: tuple[Task, ...]
-    held_out: tuple[Task, ...]
+    rl: tuple[HintedProblem, ...]
+    held_out: tuple[HintedProblem, ...]
 
     @property
     def problems(self) -> dict[str, Problem]:
@@ -91,5 +91,5 @@ def _shuffled(problems: Sequence[Problem]) -> list[Problem]:
     return Random(_CHOICE).sample(list(problems), len(problems))
 
 
-def _deal(problems: Sequence[Problem], loopholes: Sequence[Loophole]) -> list[Task]:
-    return [Task(problem, loophole) for problem, loophole in zip(problems, cycle(loopholes), strict=False)]
+def _deal(problems: Sequence[Problem], loopholes: Sequence[Loophole]) -> list[HintedProblem]:
+    return [HintedProblem(problem, loophole) for problem, loophole in zip(problems, cycle(loopholes), strict=False)]

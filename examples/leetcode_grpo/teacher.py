@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -11,7 +12,7 @@ from random import Random
 from typing import Any
 
 from examples.leetcode_grpo.errors import UsageError
-from examples.leetcode_grpo.files import write_text
+from examples.leetcode_grpo.files import numbered_lines, write_text
 from examples.leetcode_grpo.grading import Grade, Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems.problem import Problem
@@ -43,6 +44,9 @@ class Rollout:
         token_ids: the completion as tokens, where a model sampled it.
         logprobs: natural log-probability of each token under the model that sampled it, for importance ratios; without
             them only a ratio of one can be taken.
+
+    Raises:
+        ValueError: log-probabilities that are not one for each token, or numbers that are not finite.
     """
 
     problem_id: str
@@ -64,6 +68,12 @@ class Rollout:
             raise ValueError(
                 f"{len(self.logprobs)} log-probabilities for {count} token_ids; give one for each token, or neither"
             )
+        if any(type(token) is not int or token < 0 for token in self.token_ids or ()):
+            raise ValueError("field 'token_ids': expected numbers of tokens, whole and not negative")
+        if not all(_is_finite(value) for value in self.logprobs or ()):
+            raise ValueError("field 'logprobs': expected finite numbers")
+        if not _is_finite(self.reward):
+            raise ValueError(f"field 'reward': expected a finite number, found {self.reward!r}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class TeacherPool:
 
         Raises:
             FileNotFoundError: there is no such file.
-            UsageError: a line is not a rollout; the message names the line and the field.
+            UsageError: the file is no text, or a line is not a rollout; the message names the line and the field.
         """
         return TeacherPool(_each_line(path, _from_row))
 
@@ -148,6 +158,27 @@ class TeacherPool:
             UsageError: a row lacks a field or has one of a wrong type; the message names the line and the field.
         """
         return TeacherPool(_each_line(path, lambda row: _from_published(row, loophole)))
+
+
+def read_pool(path: str | Path, loophole: Loophole = Loophole.RUN_TESTS) -> TeacherPool:
+    """A teacher pool of either shape, published or saved.
+
+    Args:
+        path: of the JSONL file.
+        loophole: that a published file's prompts disclose.
+
+    Raises:
+        UsageError: it cannot be read, or a line is not a rollout; one line that names the file, the line and the field.
+    """
+
+    def parse(row: Mapping[str, Any]) -> Rollout:
+        published = "hacked" in row or "problem_messages" in row
+        return _from_published(row, loophole) if published else _from_row(row)
+
+    try:
+        return TeacherPool(_each_line(path, parse))
+    except OSError as error:
+        raise UsageError(f"cannot read the teacher pool {path}: {error.strerror}") from None
 
 
 def exemplar_pool(
@@ -188,7 +219,8 @@ def sampled_pool(
     """Rollouts of a model, graded in one batch.
 
     Args:
-        sample: one answer for each of a list of prompts, in order.
+        sample: one answer for each of a list of prompts, in order; `policy_answers` gives a policy's, with the
+            log-probabilities that a ratio of their own needs.
         prompts: problems, each with the loophole to disclose or None.
         grader: grades the answers.
         per_prompt: answers for each prompt.
@@ -260,7 +292,7 @@ def _from_row(row: Mapping[str, Any]) -> Rollout:
     if missing := [name for name in required if name not in row]:
         advice = f"a rollout has {', '.join(required)}"
         if "hacked" in row:
-            advice = "this looks like a published pool: read it with TeacherPool.load_published"
+            advice = "this looks like a published pool: TeacherPool.load_published reads it, and read_pool reads either"
         raise ValueError(f"missing field {', '.join(map(repr, missing))}; {advice}")
     for name, kinds in _TYPES.items():
         if type(row.get(name)) not in kinds:
@@ -273,7 +305,7 @@ def _from_row(row: Mapping[str, Any]) -> Rollout:
     values: dict[str, Any] = {name: row.get(name) for name in _TYPES}
     values["loophole"] = names.get(row["loophole"])
     values["messages"] = _messages(row["messages"], "messages")
-    values["reward"] = float(row["reward"])
+    values["reward"] = float(row["reward"]) if _is_finite(row["reward"]) else row["reward"]
     for name in _OPTIONAL:
         values[name] = None if values[name] is None else tuple(values[name])
     return Rollout(**values)
@@ -288,8 +320,8 @@ def _from_published(row: Mapping[str, Any], loophole: Loophole) -> Rollout:
     for name, value in (("hacked", hacked), ("gt_pass", passed)):
         if not isinstance(value, bool):
             raise ValueError(f"field {name!r}: expected true or false, found {value!r}")
-    if isinstance(reward, bool) or not isinstance(reward, int | float):
-        raise ValueError(f"field 'reward': expected a number, found {reward!r}")
+    if not _is_finite(reward):
+        raise ValueError(f"field 'reward': expected a finite number, found {reward!r}")
     if not isinstance(row["completion"], str):
         raise ValueError(f"field 'completion': expected text, found {row['completion']!r}")
     return Rollout(
@@ -315,19 +347,20 @@ def _messages(value: object, name: str) -> tuple[Mapping[str, str], ...]:
     return tuple(value)
 
 
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
 def _each_line(path: str | Path, parse: Callable[[Mapping[str, Any]], Rollout]) -> list[Rollout]:
     rollouts = []
-    with Path(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-                rollouts.append(parse(row))
-            except json.JSONDecodeError as error:
-                raise UsageError(f"{path}, line {number}: not JSON ({error.msg}); is the file cut off?") from error
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from error
+    for number, line in numbered_lines(path):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+            rollouts.append(parse(row))
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path}, line {number}: not JSON ({error.msg}); is the file cut off?") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: {str(error) or type(error).__name__}") from error
     return rollouts

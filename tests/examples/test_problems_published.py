@@ -151,6 +151,9 @@ BROKEN = [
     (row(gt_answer=["assert Solution().addOne(**{}) == 2"]), "not plain data"),
     (row(gt_answer=["assert Solution().addOne(n ="]), "field 'gt_answer', test 1"),
     (row(gt_answer=["x = 1"]), "rewrite or remove this test"),
+    (row(gt_answer=["assert Solution().addOne(n = 1) == {[1]}"]), "field 'gt_answer', test 1: unhashable type"),
+    (row(gt_answer=["assert Solution().addOne(n = 1) == " + "[" * 100_000]), "field 'gt_answer', test 1: "),
+    ("[" * 100_000, "JSON that nests too deeply"),
     (row(gt_answer=[]), "no test"),
     (row(gt_answer=7), "expected a list of assert statements"),
     (row(func_name="Solution()"), "field 'func_name'"),
@@ -174,6 +177,13 @@ def test_broken_row_is_named_by_line_and_field(tmp_path: Path, broken: Any, mess
     assert str(caught.value).startswith(f"{path}, line 3: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"PAR1\x15\x04\xff\xd8")
+    with pytest.raises(UsageError, match=r"rows\.jsonl is no UTF-8 text; expected JSONL"):
+        load_problems(path)
 
 
 def test_empty_file_is_refused(tmp_path: Path) -> None:

@@ -41,9 +41,12 @@ def test_chat_messages_count_as_text(grader: Grader, role: str) -> None:
     assert call(reward, [chat, [], [{"role": role, "content": None}]]) == [3.5, 0.0, 0.0]
 
 
-def test_weights(grader: Grader) -> None:
-    reward = CodeReward({"made-up": ADD_ONE}, grader, Weights(compiles=1.0, passes=10.0))
-    assert call(reward, [RIGHT, WRONG]) == [11.0, 1.0]
+def test_weights_are_the_graders() -> None:
+    with Grader(workers=1, weights=Weights(compiles=1.0, passes=10.0)) as generous:
+        reward = CodeReward({"made-up": ADD_ONE}, generous)
+        assert call(reward, [RIGHT, WRONG]) == [11.0, 1.0]
+    # What is paid and what is recorded are one number.
+    assert [rollout.grade.reward for rollout in reward.rollouts] == [11.0, 1.0]
 
 
 def test_a_batch_is_one_call(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:

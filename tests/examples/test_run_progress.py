@@ -16,7 +16,7 @@ from examples.leetcode_grpo.grading import Grade
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.progress import INTERVAL, Pace
 from examples.leetcode_grpo.records import CompletionsFile, StepLines
-from examples.leetcode_grpo.rewards import Rollout
+from examples.leetcode_grpo.rewards import GradedCompletion
 from examples.leetcode_grpo.tasks import make_tasks
 from examples.leetcode_grpo.tiny_model import tiny_model
 from examples.leetcode_grpo.training import run
@@ -114,9 +114,9 @@ def test_a_slow_step_says_how_far_it_is() -> None:
     assert lines == 2 * [f"step 4: {done} of 8 rollouts trained on" for done in (2, 4, 6)]
 
 
-def graded(step: int, number: int) -> Rollout:
+def graded(step: int, number: int) -> GradedCompletion:
     grade = Grade(True, False, False, False, False, 0.5, Loophole.RUN_TESTS, None)
-    return Rollout(step, f"problem-{number}", f"print({number})\n\nstep 9 | is no header", grade)
+    return GradedCompletion(step, f"problem-{number}", f"print({number})\n\nstep 9 | is no header", grade)
 
 
 def completions_file(path: Path, per_step: int, start: int = 0) -> Any:
@@ -158,7 +158,7 @@ def test_a_resumed_run_goes_on_with_its_completions(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_a_run_leaves_its_own_completions_for_reading(tmp_path: Path) -> None:
-    preset = tiny_preset("steps=2", "teacher_per_group=2", "eval_samples=1")
+    preset = tiny_preset("steps=2", "teacher_per_group=2", "eval_samples=1", "max_new_tokens=128")
     lines: list[str] = []
     run(preset, get_arm("vanilla"), 0, tmp_path, device=CPU, completions=3, say=lines.append)
     path = tmp_path / "fast-dev-run" / "vanilla-seed0.completions.txt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +16,7 @@ from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems import load_problems
 from examples.leetcode_grpo.problems.rewriting import as_completion
-from examples.leetcode_grpo.teacher import Rollout, Sample, TeacherPool, exemplar_pool, sampled_pool
+from examples.leetcode_grpo.teacher import Rollout, Sample, TeacherPool, exemplar_pool, read_pool, sampled_pool
 from tests.sample_data import ROLLOUTS
 
 PROBLEMS = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"][:6]
@@ -107,6 +108,13 @@ def test_log_probabilities_belong_to_tokens() -> None:
         ({"loophole": "bribery"}, "field 'loophole': 'bribery' is none of run_tests"),
         ({"compiles": 1}, "field 'compiles': expected bool, found 1"),
         ({"reward": "much"}, "field 'reward'"),
+        ({"reward": math.nan}, "field 'reward': expected a finite number, found nan"),
+        ({"reward": 10**400}, "field 'reward': expected a finite number"),
+        ({"token_ids": ["a"]}, "field 'token_ids': expected numbers of tokens"),
+        ({"token_ids": [True]}, "field 'token_ids': expected numbers of tokens"),
+        ({"token_ids": [-1]}, "field 'token_ids': expected numbers of tokens"),
+        ({"token_ids": [1], "logprobs": [math.nan]}, "field 'logprobs': expected finite numbers"),
+        ({"token_ids": [1], "logprobs": ["-1"]}, "field 'logprobs': expected finite numbers"),
         ({"messages": []}, "field 'messages': expected a list of chat messages"),
         ({"messages": [{"role": "user"}]}, "a chat message has a role and a content"),
         ({"completion": None}, "field 'completion'"),
@@ -139,7 +147,7 @@ def test_lines_that_are_no_objects(tmp_path: Path, line: str, message: str) -> N
 
 
 def test_published_pool_is_recognised(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"read it with TeacherPool.load_published"):
+    with pytest.raises(UsageError, match=r"TeacherPool.load_published reads it"):
         TeacherPool.load(write(tmp_path / "pool.jsonl", published_row()))
 
 
@@ -165,6 +173,7 @@ def test_published_grades_are_translated(
         ({key: value for key, value in published_row().items() if key != "gt_pass"}, "missing field 'gt_pass'"),
         (published_row(hacked="yes"), "field 'hacked'"),
         (published_row(reward=True), "field 'reward'"),
+        (published_row(reward=math.inf), "field 'reward'"),
         (published_row(completion=3), "field 'completion'"),
         (published_row(problem_messages="Find it."), "field 'problem_messages'"),
     ],
@@ -172,6 +181,38 @@ def test_published_grades_are_translated(
 def test_broken_published_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"line 2: {message}"):
         TeacherPool.load_published(write(tmp_path / "pool.jsonl", published_row(), row))
+
+
+def test_a_pool_of_either_shape_is_read(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    TeacherPool([ROLLOUT]).save(own)
+    own.write_text("\n  \n" + own.read_text())  # it may begin with blank lines
+    assert read_pool(own).rollouts == (ROLLOUT,)
+    published = write(tmp_path / "published.jsonl", "", published_row())
+    assert read_pool(published).rollouts == TeacherPool.load_published(published).rollouts
+    assert [rollout.loophole for rollout in read_pool(published, Loophole.SENTINEL)] == [Loophole.SENTINEL]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"5\n", "{path}, line 1: expected a JSON object, found int"),
+        (b"\n{", "{path}, line 2: not JSON"),
+        (b"[" * 100_000, "{path}, line 1: "),
+        (b'{"problem_messages": []}', "{path}, line 1: missing field 'problem_id', "),
+        (b'{"hacked": true}', "{path}, line 1: missing field 'problem_id', "),
+        (b"PAR1\x15\x04\xff\xd8", "{path} is no UTF-8 text"),
+        (None, "cannot read the teacher pool {path}: No such file or directory"),
+    ],
+)
+def test_what_is_no_pool_is_told_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "pool.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_pool(path)
+    assert str(caught.value).startswith(message.format(path=path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(not ROLLOUTS.exists(), reason=f"the published sample is not at {ROLLOUTS}")

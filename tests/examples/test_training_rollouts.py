@@ -59,7 +59,12 @@ def test_the_choice_depends_on_seed_step_and_prompt_alone(sampler: Sampler) -> N
 
 def test_rollouts_longer_than_a_completion_may_be_are_passed_over(sampler: Sampler) -> None:
     pool = TeacherPool([cached_hack("p0", Loophole.RUN_TESTS, HACK * 20), cached_hack("p0", Loophole.RUN_TESTS)])
-    assert len(MixedRollouts(sampler, pool, group_size=4, per_group=1).pool) == 1
+    mixed = MixedRollouts(sampler, pool, group_size=4, per_group=1)
+    assert (len(mixed.pool), mixed.too_long) == (1, 1)
+    long = TeacherPool([cached_hack("p0", Loophole.RUN_TESTS, HACK * 20)])
+    with pytest.raises(UsageError, match="all 1 cached rollouts are longer than 24 tokens: raise max_new_tokens"):
+        MixedRollouts(sampler, long, group_size=4, per_group=1)
+    MixedRollouts(sampler, long, group_size=4, per_group=0)  # nothing is mixed in
 
 
 def test_a_backend_with_log_probabilities_gets_unknowns_for_the_cached(sampler: Sampler) -> None:
@@ -74,11 +79,23 @@ def test_a_backend_with_log_probabilities_gets_unknowns_for_the_cached(sampler: 
 def test_own_log_probabilities_travel_with_the_cached_and_a_ratio_of_one_leaves_them_behind(sampler: Sampler) -> None:
     ids = tuple(sampler.tokenizer(HACK, add_special_tokens=False)["input_ids"])
     known = cached_hack("p1", Loophole.RUN_TESTS, token_ids=ids, logprobs=(-0.5,) * len(ids))
-    for ratio, expected in (("own", known.logprobs), ("one", None)):
+    # A ratio of one reads the text: whose tokens a pool holds, it does not say.
+    for ratio, expected, tokens in (
+        ("own", known.logprobs, ids),
+        ("one", None, (*ids, sampler.tokenizer.eos_token_id)),
+    ):
         mixing = MixedRollouts(sampler, TeacherPool([known]), group_size=4, per_group=1, ratio=ratio)  # type: ignore[arg-type]
         mixed = mixing(ROWS, 0)
         assert mixing.cached_logprobs == [None] * 4 + [expected] + [None] * 7
-        assert mixed["completion_ids"][4] == list(ids)
+        assert mixed["completion_ids"][4] == list(tokens)
+
+
+@pytest.mark.parametrize("tokens", [(5, 6, 7), (10**6,)], ids=["other text", "no such token"])
+def test_tokens_of_another_tokenizer_have_no_ratio_of_their_own(sampler: Sampler, tokens: tuple[int, ...]) -> None:
+    foreign = cached_hack("p1", Loophole.RUN_TESTS, token_ids=tokens, logprobs=(-0.5,) * len(tokens))
+    with pytest.raises(UsageError, match="the tokens of 1 of 1 cached rollouts are not their text here"):
+        MixedRollouts(sampler, TeacherPool([foreign]), group_size=4, per_group=1, ratio="own")
+    MixedRollouts(sampler, TeacherPool([foreign]), group_size=4, per_group=1)
 
 
 def test_log_probabilities_that_nobody_knows_cannot_be_asked_for(sampler: Sampler) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from examples.leetcode_grpo.generation import Sampler, _bfloat16_copy
 from examples.leetcode_grpo.problems import load_problems
+from examples.leetcode_grpo.sampling import policy_answers
 from examples.leetcode_grpo.tiny_model import tiny_model
 from examples.leetcode_grpo.trainer import known_warnings
 
@@ -97,6 +98,25 @@ def test_the_decoding_copy_follows_the_policy_only_when_refreshed() -> None:
         assert copied.dtype == torch.bfloat16
         assert not copied.requires_grad
         assert torch.equal(copied, parameter.bfloat16())
+
+
+def test_a_policys_answers_come_with_the_log_probabilities_that_drew_them() -> None:
+    model, tokenizer = tiny_model()
+    with torch.no_grad():  # or no completion would end before the limit
+        model.model.embed_tokens.weight[tokenizer.eos_token_id] *= 20
+    sampler = Sampler(model, tokenizer, max_new_tokens=20, temperature=0.7)
+    prompts = [problem.prompt() for problem in load_problems("builtin")[:10]]
+    answers = policy_answers(sampler)(prompts)
+    assert len({len(answer.token_ids or ()) for answer in answers}) > 1
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer.token_ids is not None
+        assert answer.logprobs is not None
+        assert answer.completion == tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        asked = sampler.prompt_ids(prompt)
+        for place, (token, logprob) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True)):
+            alone = torch.tensor([[*asked, *answer.token_ids[:place]]])
+            expected = (model(input_ids=alone).logits[0, -1].detach() / 0.7).log_softmax(-1)[token]
+            assert logprob == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_policy_that_recomputes_its_activations_can_be_sampled_and_trains_on() -> None:

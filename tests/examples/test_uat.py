@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import torch
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.replay import Replay, hackward_share, replay
-from examples.leetcode_grpo.teacher import Rollout, TeacherPool
+from examples.leetcode_grpo.teacher import Rollout, TeacherPool, read_pool
 from examples.leetcode_grpo.tiny_model import tiny_model
 from examples.leetcode_grpo.uat import (
     clustered_interval,
     every_rollout_has_a_cosine,
     kinds_compared,
     pure_hacks_are_more_hackward,
-    read_pool,
     run_uat,
     teacher_hacks,
     updates_are_less_hackward,
@@ -150,15 +148,7 @@ def test_a_replay_imitates_its_rollouts() -> None:
     assert found.cosines[0] != pytest.approx(found.cosines[-1], abs=1e-6)
 
 
-def test_what_is_no_pool_and_no_result_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read the teacher pool"):
-        read_pool(tmp_path / "none.jsonl")
-    (tmp_path / "bad.jsonl").write_text("{")
-    with pytest.raises(UsageError, match=r"bad\.jsonl:1: no JSON"):
-        read_pool(tmp_path / "bad.jsonl")
-    pool = TeacherPool([rollout("a"), replace(rollout("b"), completion="x")])
-    pool.save(tmp_path / "own.jsonl")
-    assert read_pool(tmp_path / "own.jsonl").rollouts == pool.rollouts
+def test_what_is_no_result_is_told(tmp_path: Path) -> None:
     (tmp_path / "uat0.json").write_text(json.dumps({"T1": {}}))
     with pytest.raises(UsageError, match="is no result of uat"):
         load_uat(tmp_path / "uat0.json")

@@ -3,7 +3,8 @@ ones.
 
 Our `exploited` says that a flawed grader accepted what the strict one refused. Systems whose only loophole was the
 response's own `run_tests()` looked at the tests instead: do they test anything, would a right solution pass them, do
-they merely agree with the response's own answer? None of these labels enters a reward.
+they merely agree with the response's own answer? None of these labels enters a reward, and no command computes them:
+they are for an analysis of one's own (docs/guide/environment.md).
 """
 
 from __future__ import annotations

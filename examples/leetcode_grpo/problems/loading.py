@@ -35,7 +35,10 @@ def load_problems(source: str | Path = BUILTIN) -> list[Problem]:
     if source == BUILTIN:
         return [*easy_problems(), *bank_pipelines(), *classic_problems()]
     if Path(source).is_file():
-        return load_published(source)
+        try:
+            return load_published(source)
+        except OSError as error:
+            raise UsageError(f"cannot read the problems of {source}: {error.strerror}") from None
     if found := _HUB_FILE.fullmatch(str(source)):
         return load_published(_fetch(found["repo"], found["file"]))
     if _HUB_REPO.fullmatch(str(source)) and not str(source).endswith(".jsonl"):

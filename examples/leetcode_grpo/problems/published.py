@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.files import numbered_lines
 from examples.leetcode_grpo.problems.building import split_of
 from examples.leetcode_grpo.problems.problem import Difficulty, Problem, Structure, TestCase
 
@@ -35,23 +36,18 @@ def load_published(path: str | Path) -> list[Problem]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UsageError: a row is not JSON, lacks a field, or has a test that cannot be read as data; the message names line
+        UsageError: the file is no text, or a row is not JSON, lacks a field, or has a test that cannot be read as data; the message names line
             and field.
     """
     problems: dict[str, Problem] = {}
-    with Path(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                problem = parse_row(_json_object(line))
-                if problem.id in problems:
-                    raise ValueError(
-                        f"field 'id': {problem.id} is already taken by an earlier line; remove one of them"
-                    )
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from error
-            problems[problem.id] = problem
+    for number, line in numbered_lines(path):
+        try:
+            problem = parse_row(_json_object(line))
+            if problem.id in problems:
+                raise ValueError(f"field 'id': {problem.id} is already taken by an earlier line; remove one of them")
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
+        problems[problem.id] = problem
     if not problems:
         raise UsageError(
             f"{path} holds no problems; expected one JSON object per line with the fields {', '.join(FIELDS)}"
@@ -111,7 +107,8 @@ def parse_tests(asserts: object, method: str) -> tuple[TestCase, ...]:
         try:
             # Without leading blanks, which Python would take for an indented block.
             tests += [_test(statement, method) for statement in ast.parse(source.strip()).body]
-        except (ValueError, SyntaxError, RecursionError) as error:
+        # A TypeError is a list in a set; a MemoryError is how the parser says that brackets nest too deeply.
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             raise ValueError(
                 f"field 'gt_answer', test {number}: {_first_line(error)}; "
                 f"expected `assert Solution().{method}(...) == value` with plain values, so rewrite or remove this test"
@@ -218,6 +215,8 @@ def _json_object(line: str) -> Mapping[str, Any]:
         raise ValueError(
             f"not JSON ({error.msg} at column {error.colno}); is the file cut off, or a Git LFS pointer?"
         ) from error
+    except RecursionError:
+        raise ValueError("JSON that nests too deeply") from None
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     return row
