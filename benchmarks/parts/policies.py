@@ -93,7 +93,7 @@ def trained_qwen3(device: str, steps: int) -> tuple[nn.Module, Any]:
             group["lr"] = _QWEN3_LR * min(1.0, (step + 1) / 30, 2 * (1 - step / steps))
         optimizer.step()
         if (step + 1) % 50 == 0:
-            last = float(loss)
+            last = float(loss.detach())
             print(f"  training Qwen3: step {step + 1}/{steps}, loss {last:.3f}", flush=True)
     model.zero_grad(set_to_none=True)
     model.config.training_note = {"steps": steps, "batch": _QWEN3_BATCH, "lr": _QWEN3_LR, "last_loss": last}
