@@ -15,7 +15,7 @@ from tests.conformance.helpers import Weights, direction_for, train
 # Before torch 2.9 there is one switch for all backends, with words of its own.
 HAS_SETTINGS = hasattr(torch._C, "_set_fp32_precision_setter")
 FULL, FAST = ("ieee", "tf32") if HAS_SETTINGS else ("highest", "medium")
-# From the bottom up: what stands above is read at last and set at last, or it would hide what is below.
+# The matrix products' own, and what they inherit from.
 SETTINGS = (("cuda", "matmul"), ("mkldnn", "matmul"), ("cuda", "all"), ("mkldnn", "all"), ("generic", "all"))
 MATMULS = SETTINGS[:2]
 
