@@ -86,7 +86,6 @@ def _machine(record: Mapping[str, Any]) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "leak": ("leak_smollm2.json", leak_section),
     "step-gpu": ("step_time_h100_32x256.json", step_section),
-    "step-gpu-grpo": ("step_time_h100_256x304.json", step_section),
     "step-cpu": ("step_time_cpu.json", step_section),
     "grading": ("grading.json", grading_section),
 }
