@@ -82,7 +82,9 @@ class MixedRollouts:
                 f"{unknown} of {len(pool)} cached rollouts have no log-probabilities of their own: {advice}"
             )
         if foreign := sum(not self._reads(rollout) for rollout in pool):
-            raise UsageError(f"the tokens of {foreign} of {len(pool)} cached rollouts are not their text here: {advice}")
+            raise UsageError(
+                f"the tokens of {foreign} of {len(pool)} cached rollouts are not their text here: {advice}"
+            )
 
     def _reads(self, rollout: Rollout) -> bool:
         """Whether a rollout's tokens are its text to this tokenizer."""

@@ -119,7 +119,9 @@ def run(
         if "refresh_every" in arm.numbers:
             trainer.add_callback(refresh(preset, arm, make_pairs(preset, tasks, arm.source, seed, grader), seed))
         if too_long := trainer.rollouts.too_long:
-            pace.now(f"{too_long} of {len(pool)} cached rollouts passed over: longer than {preset.max_new_tokens} tokens")
+            pace.now(
+                f"{too_long} of {len(pool)} cached rollouts passed over: longer than {preset.max_new_tokens} tokens"
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepLines(pace, preset.steps))
         if completions:

@@ -23,7 +23,15 @@ pytestmark = pytest.mark.xdist_group("training")
 
 SMALL = [
     part
-    for setting in ("easy=2", "pipeline=0", "warm_steps=1", "steps=1", "eval_problems=1", "max_new_tokens=8", "n_pairs=4")
+    for setting in (
+        "easy=2",
+        "pipeline=0",
+        "warm_steps=1",
+        "steps=1",
+        "eval_problems=1",
+        "max_new_tokens=8",
+        "n_pairs=4",
+    )
     for part in ("--set", setting)
 ]
 PAIR = {"prompt": "p", "hack": "h", "clean": "c"}

@@ -293,7 +293,7 @@ def test_annotations_that_do_not_exist_are_an_error(grader: Grader) -> None:
 
 @pytest.mark.parametrize("setup_code", ["import no_such_module", "raise SystemExit(0)", "def ("])
 def test_setup_code_that_fails_is_the_problems_fault(grader: Grader, setup_code: str) -> None:
-    with pytest.raises(ValueError, match="the setup_code of problem made-up failed: [A-Z]"):
+    with pytest.raises(ValueError, match=r"the setup_code of problem made-up failed: [A-Z]"):
         grader.grade([(RIGHT, problem(TestCase((1,), 2), setup_code=setup_code), Loophole.SENTINEL)])
 
 

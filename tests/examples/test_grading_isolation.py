@@ -186,8 +186,11 @@ def test_the_numbers_are_the_kernels(column: int) -> None:
     named = {
         **{name: numbers[column] for name, numbers in {**seccomp._DENIED, **seccomp._SIGNALS}.items()},
         **{name: numbers[column] for name, (numbers, _) in seccomp._OWNERS.items()},
-        **{"prlimit64": seccomp._LIMITS[column], "prctl": seccomp._PRCTL[column], "clone": seccomp._CLONE[column]},
-        **{"tgkill": seccomp._THREAD_SIGNAL[column], "clone3": seccomp._CLONE3},
+        "prlimit64": seccomp._LIMITS[column],
+        "prctl": seccomp._PRCTL[column],
+        "clone": seccomp._CLONE[column],
+        "tgkill": seccomp._THREAD_SIGNAL[column],
+        "clone3": seccomp._CLONE3,
     }
     assert {name: known.get(name, number) for name, number in named.items()} == named
     assert len(named.keys() & known.keys()) > 50

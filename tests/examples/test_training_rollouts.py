@@ -80,7 +80,10 @@ def test_own_log_probabilities_travel_with_the_cached_and_a_ratio_of_one_leaves_
     ids = tuple(sampler.tokenizer(HACK, add_special_tokens=False)["input_ids"])
     known = cached_hack("p1", Loophole.RUN_TESTS, token_ids=ids, logprobs=(-0.5,) * len(ids))
     # A ratio of one reads the text: whose tokens a pool holds, it does not say.
-    for ratio, expected, tokens in (("own", known.logprobs, ids), ("one", None, (*ids, sampler.tokenizer.eos_token_id))):
+    for ratio, expected, tokens in (
+        ("own", known.logprobs, ids),
+        ("one", None, (*ids, sampler.tokenizer.eos_token_id)),
+    ):
         mixing = MixedRollouts(sampler, TeacherPool([known]), group_size=4, per_group=1, ratio=ratio)  # type: ignore[arg-type]
         mixed = mixing(ROWS, 0)
         assert mixing.cached_logprobs == [None] * 4 + [expected] + [None] * 7
