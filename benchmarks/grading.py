@@ -3,7 +3,8 @@
 Run it as `python -m benchmarks.grading [--workers 2] [--repeat 3] [--rows FILE] [--out FILE]`; it prints two tables.
 
 Throughput, on easy problems and on published ones: every program is another one, so that none is graded for free, and
-every completion is graded twice, strictly and by a flawed grader. Its peer is what one would write in an evening: a new
+every completion is graded twice, strictly and by a flawed grader. The target is for the mixture that a policy in
+training writes; beside it stands the rate of right answers alone, which run every test. Its peer is what one would write in an evening: a new
 interpreter for each program, which makes one call, with no walls and no limits but a timeout. The rate by CPU time,
 times the number of cores, is what an idle machine would reach.
 
@@ -74,6 +75,11 @@ def completions(problems: Sequence[Problem], repeat: int) -> list[Item]:
     return items
 
 
+def right_alone(items: Sequence[Item]) -> list[Item]:
+    """Of what `completions` made, the right answers: they run every test, and so take the longest."""
+    return list(items[::4])
+
+
 def rate(items: Sequence[Item], workers: int, timeout: float, batches: int = 1) -> Rate:
     """Grade the items in so many batches; the speed of the core is measured before, between and after them."""
     used, clock, loops = _cpu_seconds(), 0.0, [_loop_seconds()]
@@ -92,6 +98,10 @@ def rate(items: Sequence[Item], workers: int, timeout: float, batches: int = 1) 
     cpu = _cpu_seconds() - used - spent
     speed = _LOOP_SECONDS / (sum(loops) / len(loops))
     return Rate(len(items) / clock, len(items) / cpu, speed, tuple(grades))
+
+
+def _figures(measured: Rate) -> dict[str, float]:
+    return {key: value for key, value in asdict(measured).items() if key != "grades"}
 
 
 def _loop_seconds() -> float:
@@ -176,9 +186,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         a, b = measured.per_second, measured.per_cpu_second
         cells = (passed, a, target, a / target, b, measured.speed, plain, a / plain)
         print(f"{name:<16}{len(items):>9}" + "".join(f"{cell:>9.2f}" for cell in cells), flush=True)
-        figures = {key: value for key, value in asdict(measured).items() if key != "grades"}
+        right = rate(right_alone(items), options.workers, options.timeout, batches=8)
+        n = len(right.grades)
+        right_passed = sum(grade.passed_strict for grade in right.grades) / n
+        blank = f"{'':>9}"
+        print(
+            f"{'  right alone':<16}{n:>9}{right_passed:>9.2f}{right.per_second:>9.2f}{blank * 2}"
+            f"{right.per_cpu_second:>9.2f}{right.speed:>9.2f}",
+            flush=True,
+        )
         throughput.append(
-            {"source": name, "n": len(items), "passed": passed, **figures, "target": target, "plain": plain}
+            {
+                "source": name,
+                "n": len(items),
+                "passed": passed,
+                **_figures(measured),
+                "target": target,
+                "plain": plain,
+                "right_alone": {"n": n, "passed": right_passed, **_figures(right)},
+            }
         )
 
     waits = []

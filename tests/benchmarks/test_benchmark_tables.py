@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import choices, leak, parallel, step_time, tables
+from benchmarks import choices, grading, leak, parallel, step_time, tables
 from benchmarks.parts.choice_tables import tables as choice_tables
 from benchmarks.parts.traffic import traffic
+from examples.leetcode_grpo.problems import load_problems
 
 
 def test_the_page_shows_what_the_results_hold() -> None:
@@ -83,6 +84,24 @@ def test_the_leak_is_measured_on_a_small_policy(tmp_path: Path) -> None:
             assert spaces["update"]["share"] < spaces["none"]["share"]
         assert optimizers["AdamW"]["gradient"]["share"] > 10 * optimizers["AdamW"]["update"]["share"]
     assert "AdamW" in tables.leak_section(record)
+
+
+def test_grading_is_measured_with_right_answers_alone_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [problem for problem in load_problems("builtin") if problem.difficulty == "easy"][:2]
+    monkeypatch.setattr(grading, "load_problems", lambda source: few)
+    monkeypatch.setattr(
+        grading, "latency", lambda items, workers, timeout: dict.fromkeys(["workers", "start", "batch", "n"], 1)
+    )
+    out = tmp_path / "grading.json"
+    grading.main(["--repeat", "1", "--rows", str(out.parent), "--out", str(out)])
+    record = json.loads(out.read_text())
+    for found in record["throughput"]:
+        assert (found["n"], found["passed"]) == (8, 0.25)
+        assert (found["right_alone"]["n"], found["right_alone"]["passed"]) == (2, 1.0)
+    rows = [line for line in tables.grading_section(record).splitlines() if "right answers alone" in line]
+    assert [[cell.strip() for cell in row.split("|")[1:3]] for row in rows] == [
+        [f"{name}, right answers alone", "2"] for name in ("easy bank", "published rows")
+    ]
 
 
 @pytest.mark.slow
