@@ -134,7 +134,9 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         wrapped = results[f"{layout}: {parallel.WAYS[1]}"]
         assert wrapped["all_reduces"] == reductions
         assert wrapped["metrics"]["svdproj/residual"] < 1e-5
-        assert wrapped["difference"] < 3 * results[f"{layout}: {parallel.WAYS[0]}"]["difference"]
+        # Of the way trained: float32 rounds a hundred-thousandth of it on either side, bare or wrapped. A shard that projects by its own
+        # part of the coefficients is off by more than a thousandth.
+        assert wrapped["difference"] < 1e-4
 
 
 def test_make_bench_names_every_benchmark_and_they_start() -> None:
