@@ -14,7 +14,6 @@ from examples.leetcode_grpo.arms import Arm
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.extraction import extract, make_pairs
 from examples.leetcode_grpo.files import check_writable
-from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
@@ -25,7 +24,7 @@ from examples.leetcode_grpo.sampling import policy_answers
 from examples.leetcode_grpo.sweep import Sweep, grid
 from examples.leetcode_grpo.tasks import make_tasks
 from examples.leetcode_grpo.teacher import sampled_pool
-from examples.leetcode_grpo.training import prepare, run
+from examples.leetcode_grpo.training import make_sampler, prepare, run
 from examples.leetcode_grpo.uat import run_uat
 from examples.leetcode_grpo.uat_table import uat_rows
 from examples.leetcode_grpo.warm_start import warm_started
@@ -134,14 +133,7 @@ def pool_command(preset: Preset, seed: int, out: Path, device_name: str, per_pro
     check_writable(out.parent)
     tasks, pace = make_tasks(preset), Pace(_say)
     model, tokenizer = load_policy(warm_started(preset, tasks, seed, device, pace), device=device)
-    sampler = Sampler(
-        model,
-        tokenizer,
-        max_new_tokens=preset.max_new_tokens,
-        temperature=preset.temperature,
-        batch_size=preset.decode_batch,
-        progress=pace,
-    )
+    sampler = make_sampler(model, tokenizer, preset, pace)
     transformers.set_seed(seed)
     with Grader(workers=preset.grader_workers, timeout=preset.grader_timeout) as grader:
         prompts = [(task.problem, task.loophole) for task in tasks.rl]

@@ -43,7 +43,7 @@ from svdproj import HackDirection
 from svdproj.targets import select_targets
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def run(
@@ -93,8 +93,7 @@ def run(
         pool = teacher_pool(preset, tasks, grader, seed, pace)  # before the warm start: its file may be wrong
         with _timed(seconds, "warm_start"):
             policy = warm_started(preset, tasks, seed, device, pace)
-            model, tokenizer = load_policy(policy, device=device)
-            model = with_adapter(model, preset, seed)
+            model, tokenizer = load_trainee(policy, preset, seed, device)
         with _timed(seconds, "direction"):
             fitted = fitted_direction(preset, arm, tasks, policy, model, tokenizer, seed, grader, pace)
             direction = arm_direction(arm, fitted, device, seed)
@@ -103,14 +102,7 @@ def run(
         say(f"{arm.name} seed {seed}: {len(tasks.rl)} problems, direction of {len(direction)} parameters")
         pace.restart()
 
-        sampler = Sampler(
-            model,
-            tokenizer,
-            max_new_tokens=preset.max_new_tokens,
-            temperature=preset.temperature,
-            batch_size=preset.decode_batch,
-            progress=pace,
-        )
+        sampler = make_sampler(model, tokenizer, preset, pace)
         folder = path.parent / ".checkpoints" / f"{arm.name}-seed{seed}-{digest(config)}"
         rates = OwnRates(make_reward(preset, arm, tasks, sampler, seed, grader))
         trainer = make_trainer(
@@ -166,10 +158,27 @@ def prepare(preset: Preset, arms: Sequence[Arm], seed: int, *, device: torch.dev
         with Grader(workers=configured.grader_workers, timeout=configured.grader_timeout) as grader:
             pace = Pace(say, f"{arm.name} seed {seed}")
             policy = warm_started(configured, tasks, seed, device, pace)
-            model, tokenizer = load_policy(policy, device=device)
-            model = with_adapter(model, configured, seed)
+            model, tokenizer = load_trainee(policy, configured, seed, device)
             direction = fitted_direction(configured, arm, tasks, policy, model, tokenizer, seed, grader, pace)
         say(direction.summary())
+
+
+def load_trainee(policy: str, preset: Preset, seed: int, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What a run trains, and fits its direction on: the policy of that folder or name, with the preset's adapter."""
+    model, tokenizer = load_policy(policy, device=device)
+    return with_adapter(model, preset, seed), tokenizer
+
+
+def make_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preset: Preset, pace: Pace) -> Sampler:
+    """Draws completions as the preset says."""
+    return Sampler(
+        model,
+        tokenizer,
+        max_new_tokens=preset.max_new_tokens,
+        temperature=preset.temperature,
+        batch_size=preset.decode_batch,
+        progress=pace,
+    )
 
 
 def with_adapter(model: PreTrainedModel, preset: Preset, seed: int) -> Any:

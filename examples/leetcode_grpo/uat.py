@@ -27,7 +27,6 @@ from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.files import write_text
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.models import load_policy
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.records import plain
 from examples.leetcode_grpo.replay import Replay, Treatment, replay
@@ -35,7 +34,7 @@ from examples.leetcode_grpo.results import describe, versions
 from examples.leetcode_grpo.statistics import permutation_p_value, sign_flip_p_value
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
 from examples.leetcode_grpo.teacher import Rollout, TeacherPool, exemplar_pool, read_pool
-from examples.leetcode_grpo.training import freeze_all_but_linear, with_adapter
+from examples.leetcode_grpo.training import freeze_all_but_linear, load_trainee
 from examples.leetcode_grpo.warm_start import warm_started
 
 T1_RATE, T2_SHARE, T3_SHARE, T4_LEVEL = 0.30, 0.90, 0.80, 0.05
@@ -76,8 +75,7 @@ def run_uat(
     with Grader(workers=preset.grader_workers, timeout=preset.grader_timeout) as grader:
         pool = read_pool(pool_file) if pool_file is not None else exemplars(preset, tasks, grader, seed)
         policy = warm_started(preset, tasks, seed, device)
-        model, tokenizer = load_policy(policy, device=device)
-        model = with_adapter(model, preset, seed)
+        model, tokenizer = load_trainee(policy, preset, seed, device)
         direction = fitted_direction(preset, get_arm("vanilla"), tasks, policy, model, tokenizer, seed, grader)
     if not len(pool):
         raise UsageError(f"{pool_file} holds no rollout; give a pool with some")
@@ -86,8 +84,7 @@ def run_uat(
     chosen = [chosen[i] for i in rng.permutation(len(chosen))]
     replays: dict[str, Replay] = {}
     for treatment in _TREATMENTS:
-        model, tokenizer = load_policy(policy, device=device)
-        model = with_adapter(model, preset, seed)
+        model, tokenizer = load_trainee(policy, preset, seed, device)
         if preset.trainable == "linear":
             freeze_all_but_linear(model)
         replays[treatment] = replay(
