@@ -103,10 +103,21 @@ def _value_of(node: Any) -> Any:
 
 
 def _nodes(kind: str, items: list[Any], structure: type | None = None) -> Any:
-    while kind == "tree_node" and items and items[-1] is None:
-        items.pop()  # gaps behind the last node say nothing
+    if kind == "tree_node":
+        items = _level_order(items)
     # The published constructors make None of [].
     return {kind: [_encode(item, structure) for item in items]} if items else None
+
+
+def _level_order(items: list[Any]) -> list[Any]:
+    """What the published constructor reads of a tree: no value below a gap, and no gap behind the last node."""
+    places, read, last = 1, 0, 0
+    while read < len(items) and places:
+        node = items[read] is not None
+        places += 1 if node else -1
+        read += 1
+        last = read if node else last
+    return items[:last]
 
 
 def loads(text: str, builders: dict[str, Callable[[list[Any]], Any]]) -> Any:
