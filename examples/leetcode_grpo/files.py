@@ -18,9 +18,12 @@ from svdproj.files import replacing
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/svdproj`, or `~/.cache/svdproj`: models, warm starts and directions that can be made again."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "svdproj"
+    """`$SVDPROJ_CACHE`, else `$XDG_CACHE_HOME/svdproj`, else `~/.cache/svdproj`: models, warm starts and directions, which can be
+    made again.
+    """
+    if chosen := os.environ.get("SVDPROJ_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svdproj"
 
 
 def digest(value: Mapping[str, Any]) -> str:
@@ -92,7 +95,7 @@ def locked(path: Path) -> Iterator[None]:
     one waits for the old.
     """
     lock = cache_folder() / "locks" / digest({"path": str(path.absolute())})
-    check_writable(lock.parent, "set XDG_CACHE_HOME to a folder for the cache")
+    check_writable(lock.parent, "set SVDPROJ_CACHE to a folder for the cache")
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

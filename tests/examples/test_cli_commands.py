@@ -40,7 +40,7 @@ PAIR = {"prompt": "p", "hack": "h", "clean": "c"}
 @pytest.fixture(scope="module", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SVDPROJ_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -18,7 +18,7 @@ from examples.leetcode_grpo.tiny_model import tiny_model
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path / "cache"))
 
 
 def make_wheel(path: Path, content: bytes = b"not a model", member: str = wheel_model.MEMBER) -> Path:

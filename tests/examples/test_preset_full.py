@@ -30,7 +30,7 @@ SMALLER = (
 
 
 def test_the_full_preset_trains_a_step_with_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path / "cache"))
     preset = get_preset("full").with_settings(SMALLER)
     assert (preset.kl, preset.gradient_checkpointing, preset.weight_decay) == (1e-3, True, 0.1)
     result = run(preset, get_arm("erase-update"), 0, tmp_path, device=CPU, say=lambda line: None)

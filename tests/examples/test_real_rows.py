@@ -53,7 +53,7 @@ def check_projection(files: dict[str, dict[str, Any]]) -> None:
 def test_a_tiny_policy_trains_on_the_published_rows(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path / "cache"))
     preset = get_preset("fast-dev-run").with_settings(
         [
             *(f"problems={shared_data / 'leetcode_medhard_sample.jsonl'}", "medium=2", "n_pairs=6", "eval_samples=1"),
@@ -71,7 +71,7 @@ def test_smollm2_trains_on_the_published_rows(
     model = wheel_model_folder()
     if not model.is_dir():
         pytest.skip("SmolLM2-135M-Instruct is not in the cache; python -m examples.leetcode_grpo fetch-model")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path / "cache"))
     preset = get_preset("smollm2").with_settings(
         [
             *(f"model={model}", f"problems={shared_data / 'leetcode_medhard_sample.jsonl'}", "loopholes=run_tests"),

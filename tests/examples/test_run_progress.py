@@ -39,7 +39,7 @@ class Clock:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path / "cache"))
 
 
 def test_a_long_phase_shows_a_line_at_intervals_and_a_quick_one_none() -> None:

@@ -224,7 +224,7 @@ def test_a_result_without_a_younger_setting_had_its_default() -> None:
 
 
 def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path))
     program = """
         import sys, time
         from pathlib import Path

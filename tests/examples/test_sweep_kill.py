@@ -24,7 +24,7 @@ def test_a_killed_sweep_leaves_nothing_running_and_goes_on(tmp_path: Path) -> No
     command = [sys.executable, "-m", "examples.leetcode_grpo", "sweep", "--preset", "fast-dev-run", "--device", "cpu"]
     command += ["--arms", "vanilla,erase-update", "--seeds", "0-1", "--parallel", "2", "--save-every", "1"]
     command += ["--out", str(out), *(part for setting in settings for part in ("--set", setting))]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {**os.environ, "SVDPROJ_CACHE": str(tmp_path / "cache")}
 
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as sweep:
         deadline = time.monotonic() + 900

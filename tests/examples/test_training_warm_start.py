@@ -18,8 +18,8 @@ from tests.examples.training_helpers import CPU, tiny_preset
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "svdproj" / "warm_starts"
+    monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path))
+    return tmp_path / "warm_starts"
 
 
 def test_the_second_arm_reads_what_the_first_one_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def made_replay(cosines: tuple[float, ...], applied: tuple[float, ...] = (0.3,))
 def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], Path]]:
     """The tests run on the tiny policy, and where their file lies."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SVDPROJ_CACHE", str(tmp_path_factory.mktemp("cache")))
         out = tmp_path_factory.mktemp("results")
         preset = tiny_preset("easy=4", "pipeline=0", "warm_steps=1", "k=4")
         yield run_uat(preset, 0, out, device=CPU, rollouts=8, batch=4, say=lambda line: None), out
