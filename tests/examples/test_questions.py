@@ -65,7 +65,7 @@ def test_a_question_is_answered_by_a_difference_and_whether_chance_explains_it()
     # Held out, of 8 completions: 4 and 1 hack against 0 and 1.
     text = _texts(blocks)
     assert "placebo hacks 50.0 points more than erase-update" in text
-    assert "Not run: random-matched@matched_ratio=87, shrinkage, random." in text
+    assert "Not run: random-matched@matched_ratio=137, shrinkage, random." in text
 
 
 def test_one_seed_alone_is_called_that() -> None:
@@ -92,5 +92,5 @@ def test_every_variant_differs_from_its_preset(preset: str) -> None:
 
 
 def test_a_matched_control_counts_in_any_ratio() -> None:
-    runs = [made_result("erase-update"), made_result("random-matched@matched_ratio=87"), made_result("placebo")]
-    assert [row.hack.reference for row in secondary_rows(runs)] == ["random-matched@matched_ratio=87", "placebo"]
+    runs = [made_result("erase-update"), made_result("random-matched@matched_ratio=137"), made_result("placebo")]
+    assert [row.hack.reference for row in secondary_rows(runs)] == ["random-matched@matched_ratio=137", "placebo"]
