@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from svdproj import ContrastivePair, HackDirection
@@ -152,3 +154,18 @@ def test_a_layer_with_dropout_of_its_own_is_not_left_in_training_mode() -> None:
     with undisturbed(layer):
         assert not layer.training
     assert layer.training
+
+
+def test_a_fit_is_in_float32_under_accelerates_mixed_precision_and_puts_it_back() -> None:
+    """Its forward enters autocast anew at each call, so that a refresh in training would not be what the first fit was."""
+    model = gpt2()
+    pairs = [ContrastivePair(f"say {i}", hack=f"yes, {i}", clean=f"no to {i * 7}") for i in range(6)]
+    options: dict[str, Any] = {"chart_rank": 8, "k": 3, "progress": False}
+    alone = HackDirection.fit(model, Letters(), pairs, **options)
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it would be every later trainer's in this process
+    forward = prepared.forward
+    before = snapshot(prepared)
+    assert HackDirection.fit(prepared, Letters(), pairs, **options).fingerprint == alone.fingerprint
+    assert_same(before, snapshot(prepared))
+    assert prepared.forward is forward

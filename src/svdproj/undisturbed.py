@@ -15,14 +15,18 @@ from torch.utils.checkpoint import checkpoint
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Dropout off and weights without gradients inside the block; everything as it was after it.
 
-    Gradient checkpointing that transformers' models have switched on stays on, in the form that works on weights
+    A forward that accelerate has put under autocast is the model's own meanwhile: that autocast would be entered again
+    inside any block that switches it off. Gradient checkpointing that transformers' models have switched on stays on, in the form that works on weights
     without gradients.
     """
     training = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     replaced: dict[nn.Module, Any] = {}
+    autocast = {module: vars(module)["forward"] for module in model.modules() if _under_autocast(module)}
     try:
         model.eval()
+        for module in autocast:
+            module.forward = vars(module)["_original_forward"]
         for parameter in wanted:
             parameter.requires_grad_(False)
         for module in model.modules():
@@ -36,12 +40,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
         yield
     finally:
+        for module, forward in autocast.items():
+            module.forward = forward
         for module, function in replaced.items():
             module._gradient_checkpointing_func = function
         for module, was_training in training.items():
             module.training = was_training
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)
+
+
+def _under_autocast(module: nn.Module) -> bool:
+    """Whether accelerate's mixed precision has replaced its forward, beside which it keeps the old one."""
+    return {"forward", "_original_forward"} <= vars(module).keys()
 
 
 def _checkpoints(module: nn.Module) -> bool:
