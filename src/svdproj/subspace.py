@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from svdproj.charts import Chart, stack_charts
+from svdproj.charts import BilinearChart, Chart, stack_charts
 from svdproj.nulls import random_frames
 from svdproj.precision import full_float32
 
@@ -158,10 +158,19 @@ class Subspace:
         device = self.rows.device
         a, b = self.to(device, torch.float32), other.to(device, torch.float32)
         with full_float32(device.type):
-            # Row by row: k decoded rows of a large weight at once would not fit.
-            cosines = torch.stack([b.coefficients(a.chart.decode(row)) for row in a.rows])
+            cosines = _cosines(a, b)
         # Rows that are orthonormal to rounding exceed 1 by rounding.
         return min(1.0, float(cosines.square().sum() / min(self.k, other.k)))
+
+
+def _cosines(a: Subspace, b: Subspace) -> Float[Tensor, "k_a k_b"]:
+    if isinstance(a.chart, BilinearChart) and isinstance(b.chart, BilinearChart):
+        # From chart to chart through the products of their bases, without a tensor of the parameter's size.
+        cores = rearrange(a.rows, "k (p q) -> k p q", q=a.chart.right.shape[-1])
+        moved = (b.chart.left.mT @ a.chart.left) @ cores @ (a.chart.right.mT @ b.chart.right)
+        return rearrange(moved, "k p q -> k (p q)") @ b.rows.mT
+    # Row by row: k decoded rows of a large weight at once would not fit.
+    return torch.stack([b.coefficients(a.chart.decode(row)) for row in a.rows])
 
 
 def stack_subspaces(subspaces: list[Subspace]) -> Subspace:
