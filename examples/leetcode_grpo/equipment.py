@@ -63,7 +63,8 @@ def arm_direction(arm: Arm, fitted: HackDirection, device: torch.device, seed: i
         with warnings.catch_warnings():
             # Where all of a chart is taken, the control removes what it can: README.md says so.
             warnings.filterwarnings("ignore", message=".*have fewer coordinates than a match needs rows")
-            return matched_random_direction(fitted.to(device), seed, arm.numbers["matched_ratio"])
+            # Made on the device, kept off it: the optimizer has its own copy there.
+            return matched_random_direction(fitted.to(device), seed, arm.numbers["matched_ratio"]).to("cpu")
     return fitted
 
 

@@ -97,9 +97,10 @@ def matched_random_direction(
         k = min(wanted, subspace.chart.size)
         if k < wanted:
             short.append(name)
-        # The rows are drawn below; their singular values are a row's share of what all rows stood for.
+        # The rows are drawn below, for these to take the shape of; singular values are a row's share of what all rows stood for.
         level = (subspace.singular_values.square().sum() / k).sqrt()
-        matched[name] = Subspace(subspace.chart, subspace.rows.new_zeros(k, subspace.chart.size), level.expand(k))
+        shape = subspace.rows.new_zeros(()).expand(k, subspace.chart.size)
+        matched[name] = Subspace(subspace.chart, shape, level.expand(k))
     if short:
         warnings.warn(
             f"{len(short)} of {len(matched)} charts have fewer coordinates than a match needs rows (such as {short[0]}): "

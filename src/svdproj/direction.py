@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ from svdproj.serialization import read_direction, write_direction
 from svdproj.subspace import Subspace
 from svdproj.summary import summarize
 from svdproj.validation import Validation, validate_subspaces
+
+_DRAWERS = 8  # threads that draw random rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,8 +360,11 @@ class HackDirection:
             >>> all(share < 0.9 for share in direction.overlap(random).values())
             True
         """
+        # Each parameter has a generator of its own, so threads change nothing; for large frames the drawing takes longest.
+        with ThreadPoolExecutor(min(len(self.subspaces), _DRAWERS) or 1) as drawers:
+            drawn = drawers.map(lambda item: item[1].random_like(generator_for(seed, item[0])), self.subspaces.items())
         return HackDirection(
-            {name: subspace.random_like(generator_for(seed, name)) for name, subspace in self.subspaces.items()},
+            dict(zip(self.subspaces, drawn, strict=True)),
             self.metadata.without_figures(
                 self.subspaces, seed=seed, control=self.metadata.control or "random rows in the charts"
             ),
