@@ -35,6 +35,19 @@ _CUT_OFF = "it detaches its activations, or checkpoints them in the reentrant fo
 _NO_BACKWARD = -1
 
 
+class Places:
+    """Indices of samples as tensors, each sent to a device once: waiting for that at every layer would hold a backward pass up."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+
+    def __call__(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        key = device, tuple(indices)
+        if key not in self._sent:
+            self._sent[key] = torch.as_tensor(key[1], device=device)
+        return self._sent[key]
+
+
 def visit_gradients(
     model: nn.Module,
     targets: Sequence[Target],

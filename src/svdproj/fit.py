@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from svdproj.batches import pair_sample
-from svdproj.capture import Visitor, visit_gradients
+from svdproj.capture import Places, Visitor, visit_gradients
 from svdproj.charts import CHART_KINDS, BilinearChart, Chart, DenseChart, DiagonalChart
 from svdproj.differences import Differences, ExplicitDifferences
 from svdproj.energy import Coordinates, energy_report, halves_overlap, held_out_accuracy
@@ -217,14 +217,14 @@ def _coordinates(
     targets: Sequence[Target], charts: Mapping[str, Chart], n_pairs: int, passes: Callable[[Visitor], None]
 ) -> dict[str, Coordinates]:
     """Every pair's difference in its charts' coordinates, left on the parameters' devices."""
-    found = {}
+    found, places = {}, Places()
     for target in targets:
         chart, device = charts[target.name], target.parameter.device
         encoded, squares = torch.zeros(n_pairs, chart.size, device=device), torch.zeros(n_pairs, device=device)
         found[target.name] = Coordinates(chart, encoded, squares)
 
     def visit(name: str, indices: Sequence[int], differences: Differences) -> None:
-        where = torch.as_tensor(list(indices), device=found[name].encoded.device)
+        where = places(indices, found[name].encoded.device)
         # Norms first: where they form the full tensors, the coordinates come from those.
         found[name].squares[where] = differences.squared_norms()
         found[name].encoded[where] = differences.encode(charts[name])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svdproj.batches import Sample
-from svdproj.capture import visit_gradients
+from svdproj.capture import Places, visit_gradients
 from svdproj.charts import Chart
 from svdproj.differences import Differences
 from svdproj.nulls import sample_coefficients
@@ -119,6 +119,7 @@ def read_samples(
     targets = named_targets(model, subspaces)
     charts: dict[str, Chart] = {}
     found: dict[str, tuple[Tensor, Tensor]] = {}
+    places = Places()
     for target in targets:
         device = target.parameter.device
         charts[target.name] = subspaces[target.name].to(device, torch.float32).chart
@@ -129,7 +130,7 @@ def read_samples(
 
     def visit(name: str, indices: Sequence[int], gradients: Differences) -> None:
         encoded, squares = found[name]
-        where = torch.as_tensor(list(indices), device=squares.device)
+        where = places(indices, squares.device)
         squares[where] = gradients.squared_norms()
         encoded[where] = gradients.encode(charts[name])
 
