@@ -209,9 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message="hack completions are")  # mechanism pairs are longer by nature
 
-    result = measure(options)
     shapes = {"pairs": 64, "batch_size": 8, "tokens": options.plan_tokens, "predicted": options.plan_tokens // 2}
-    result["plan_qwen3_4b"] = shapes | plan(qwen3_4b(), **shapes, rank=64, k=24)
+    on_paper = shapes | plan(qwen3_4b(), **shapes, rank=64, k=24)
+    result = measure(options) | {"plan_qwen3_4b": on_paper}
     _show(result)
     if options.out:
         config = {key: value for key, value in vars(options).items() if key not in ("out", "table")}
