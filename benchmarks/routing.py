@@ -111,29 +111,35 @@ def _norm(parameters: dict[str, Any]) -> Tensor:
     return torch.cat([p.detach().flatten() for p in parameters.values()]).norm()
 
 
+@torch.no_grad()
+def _untrain(model: Any) -> None:
+    """Every scale of the adapter zero again: the base model."""
+    for name, parameter in model.named_parameters():
+        if "svdscale_" in name:
+            parameter.zero_()
+            parameter.grad = None
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All settings on both mixes."""
     pairs = make_pairs(PAIRS + HELD_OUT + TRAINED)
     fitted, held_out, trained = pairs[:PAIRS], pairs[PAIRS : PAIRS + HELD_OUT], pairs[PAIRS + HELD_OUT :]
+    base, tokenizer = load_family(args.model, args.device)
+    model = get_peft_model(base, SVDScaleConfig(quarantine=True)).eval()
+    direction = HackDirection.fit(model, tokenizer, fitted, k=args.k, progress=False)
+    clean = [sample(tokenizer, pair, pair.clean) for pair in trained]
+    mixes = {"clean": clean, "half hacks": [*clean, *(sample(tokenizer, pair, pair.hack) for pair in trained)]}
+    start = preference(model, tokenizer, held_out)
     results: list[dict[str, Any]] = []
-    direction: HackDirection | None = None
-    for mix in ("clean", "half hacks"):
+    for mix, data in mixes.items():
         for name, (kind, options) in SETTINGS.items():
-            base, tokenizer = load_family(args.model, args.device)
-            model = get_peft_model(base, SVDScaleConfig(quarantine=True)).eval()
-            if direction is None:
-                direction = HackDirection.fit(model, tokenizer, fitted, k=args.k, progress=False)
-            clean = [sample(tokenizer, pair, pair.clean) for pair in trained]
-            hacks = [sample(tokenizer, pair, pair.hack) for pair in trained]
-            data = clean if mix == "clean" else [*clean, *hacks]
-            start = preference(model, tokenizer, held_out)
+            _untrain(model)
             found = run(model, data, kind, options, direction, args)
             for state, context in (("kept", nullcontext()), ("ablated", ablated(model))):
                 with context:
                     found[f"preference_{state}"] = preference(model, tokenizer, held_out) - start
             results.append({"mix": mix, "setting": name, "optimizer": kind, "lr": LR[kind], **found})
             print(f"  {mix}: {name}: routed {found['removed']:.3f}, moved {found['quarantine_share']:.3f}", flush=True)
-    assert direction is not None
     return {
         "benchmark": "routing",
         "model": args.model,
