@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _SMOOTHING = 5
 
-CAPTIONS = {
+_CAPTIONS = {
     "curves": "Hack and pass rate of the policy's own rollouts, smoothed over five steps; bands are the range over seeds.",
     "controls": "The same beside the controls.",
     "baselines": "The same beside the baselines.",
@@ -41,7 +42,7 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
         folder: where the files go.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    families = _families(results)
+    families = {name: runs for name, _, runs in _families(results)}
     figures = {name: _curves(runs) for name, runs in families.items()}
     figures |= {
         "survival": _survival(families["curves"]),
@@ -58,23 +59,39 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
     return paths
 
 
-def figure_names(results: Sequence[RunResult]) -> list[str]:
-    """The names of the figures that `draw_figures` draws, in order."""
-    return [*_families(results), "survival", "loopholes", "cosines"]
+def figure_captions(results: Sequence[RunResult]) -> dict[str, str]:
+    """The figures that `draw_figures` draws, in order: name to caption."""
+    curves = {name: caption for name, caption, _ in _families(results)}
+    return curves | {name: _CAPTIONS[name] for name in ("survival", "loopholes", "cosines")}
 
 
-def _families(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """All runs in one figure where colours suffice; else methods, controls, baselines and variants apart, with the primary contrast
-    in each."""
+def _families(results: Sequence[RunResult]) -> list[tuple[str, str, list[RunResult]]]:
+    """What is drawn in one figure: its name, its caption, its runs.
+
+    All runs in one where colours suffice. Else methods, controls, baselines and variants apart, with the primary contrast in each;
+    and by itself what was run under conditions that the reference has been run under too (more steps, say).
+    """
     if len(by_arm(results)) <= len(_COLOURS):
-        return {"curves": list(results)}
-    primary = [run for run in results if run.arm in (REFERENCE, MAIN)]
-    families: dict[str, list[RunResult]] = {"curves": [], "controls": [], "baselines": [], "variants": []}
+        return [("curves", _CAPTIONS["curves"], list(results))]
+    conditions = {run.arm.partition("@")[2] for run in results if run.arm.startswith(f"{REFERENCE}@")}
+    families: dict[str, list[RunResult]] = {name: [] for name in ("curves", "controls", "baselines", "variants")}
+    under: dict[str, list[RunResult]] = {condition: [] for condition in sorted(conditions)}
     for run in results:
-        if run.arm not in (REFERENCE, MAIN):
+        settings = set(run.arm.partition("@")[2].split(","))
+        condition = next((each for each in under if settings.issuperset(each.split(","))), None)
+        if condition is not None:
+            under[condition].append(run)
+        elif run.arm not in (REFERENCE, MAIN):
             families[_family(run.arm)].append(run)
-    found = {name: primary + runs for name, runs in families.items() if runs}
-    return {"curves": primary or list(results), **found}
+    primary = [run for run in results if run.arm in (REFERENCE, MAIN)]
+    if not families["curves"]:
+        families["curves"] = [] if primary else list(results)
+    found = [(name, _CAPTIONS[name], primary + runs) for name, runs in families.items() if runs or name == "curves"]
+    found += [
+        (f"under-{re.sub('[^a-z0-9]+', '-', each)}", f"The same with {each}, {REFERENCE} included.", runs)
+        for each, runs in under.items()
+    ]
+    return found
 
 
 def _family(arm: str) -> str:

@@ -105,7 +105,7 @@ def findings(runs: Sequence[RunResult]) -> list[Block]:
 
 
 def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
-    from examples.leetcode_grpo.figures import CAPTIONS, draw_figures, figure_names
+    from examples.leetcode_grpo.figures import draw_figures, figure_captions
 
     if draw:
         draw_figures(section.runs, figures)
@@ -123,7 +123,7 @@ def _section(section: Section, figures: Path, draw: bool) -> list[Block]:
         if rows:
             found += [Heading(3, f"{heading} ({section.title})"), Grid(header, rows)]
     found.append(Text(f"{_legend(section.runs)} A run is repeated by {_repeat(section.runs)}."))
-    found += [Picture(figures / name, CAPTIONS[name]) for name in figure_names(section.runs)]
+    found += [Picture(figures / name, caption) for name, caption in figure_captions(section.runs).items()]
     if section.title in SCALES:
         found += answers(section.runs, section.title)
     return found

@@ -118,14 +118,31 @@ def test_a_part_that_names_no_results_is_an_error(folder: Path, tmp_path: Path) 
 
 
 def test_many_arms_are_drawn_in_families() -> None:
-    from examples.leetcode_grpo.figures import figure_names
+    from examples.leetcode_grpo.figures import figure_captions
 
     arms = ["vanilla", "erase-update", "erase-gradient", "route", "random", "placebo", "kl", "no-loophole", "shrinkage"]
     runs = [made_result(arm) for arm in arms]
-    assert figure_names(runs) == ["curves", "controls", "baselines", "survival", "loopholes", "cosines"]
-    assert figure_names(runs[:4]) == ["curves", "survival", "loopholes", "cosines"]
+    assert list(figure_captions(runs)) == ["curves", "controls", "baselines", "survival", "loopholes", "cosines"]
+    assert list(figure_captions(runs[:4])) == ["curves", "survival", "loopholes", "cosines"]
     runs += [made_result(f"erase-update@k={k}") for k in (6, 12)]
-    assert figure_names(runs)[:4] == ["curves", "controls", "baselines", "variants"]
+    assert list(figure_captions(runs))[:4] == ["curves", "controls", "baselines", "variants"]
+
+
+def test_what_ran_under_other_conditions_is_drawn_beside_a_reference_that_did_too(tmp_path: Path) -> None:
+    from examples.leetcode_grpo.figures import draw_figures, figure_captions
+
+    arms = ["vanilla", "erase-update", "erase-gradient", "route", "random", "placebo", "kl", "erase-update@k=6"]
+    long = ["vanilla@steps=9", "erase-update@k=6,steps=9", "erase-update@steps=99"]
+    runs = [made_result(arm) for arm in [*arms, *long]]
+    captions = figure_captions(runs)
+    assert list(captions) == [
+        "curves", "controls", "baselines", "variants", "under-steps-9", "survival", "loopholes", "cosines",
+    ]  # fmt: skip
+    assert captions["under-steps-9"] == "The same with steps=9, vanilla included."
+    draw_figures(runs, tmp_path)
+    drawn = (tmp_path / "under-steps-9.svg").read_text()
+    assert "erase-update@k=6,steps=9" in drawn
+    assert "erase-update@steps=99" not in drawn
 
 
 def test_a_part_shows_the_arms_that_were_written_down_beforehand() -> None:
