@@ -15,6 +15,7 @@ _STYLE = (
     "div.wide{overflow-x:auto}table{border-collapse:collapse}"
     "td,th{border-bottom:1px solid #8886;padding:.3rem .7rem;text-align:right}"
     "td:first-child,th:first-child{text-align:left}"
+    "p,h1,h2,h3,figcaption{overflow-wrap:anywhere}"  # names of variants are long
     "img{max-width:100%;background:#fff}figure{margin:1.5rem 0}figcaption{opacity:.75}"
 )
 
