@@ -54,25 +54,39 @@ class Scale:
         matched_ratio: random rows for each row of the direction, so that they catch as much of the main arm's steps: the mean of
             `(cos_in / chart_null_cos)²` over its runs. (Vanilla's steps would ask for 85 on `smollm2`. On `demo` it is
             vanilla's, 29; the main arm's would ask for 27.)
+        overshoots: others than the preset's: once, and so often that it should do harm.
         n_pairs, k: fewer than the preset's, to see what they matter.
         steps: three times longer than the preset trains.
+        svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: on `demo` ten times
+            the arm's own learning rate.
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
         loopholes: whether there are enough loopholes to hide some of them.
     """
 
     matched_ratio: int
+    overshoots: tuple[int, ...]
     n_pairs: int
     k: int
     steps: int
+    svd: str
     no_teacher: str
     loopholes: bool
 
 
 SCALES: Mapping[str, Scale] = {
     "smollm2": Scale(
-        137, n_pairs=16, k=6, steps=120, no_teacher="teacher_per_group=0:warm_hack_share=0.05", loopholes=True
+        137,
+        (1, 10),
+        n_pairs=16,
+        k=6,
+        steps=120,
+        svd="",
+        no_teacher="teacher_per_group=0:warm_hack_share=0.05",
+        loopholes=True,
     ),
-    "demo": Scale(29, n_pairs=32, k=24, steps=108, no_teacher="teacher_per_group=0", loopholes=False),
+    "demo": Scale(
+        29, (1, 3, 10), n_pairs=32, k=24, steps=108, svd=":lr=0.03", no_teacher="teacher_per_group=0", loopholes=False
+    ),
 }
 """By preset, those whose results are published."""
 
@@ -89,7 +103,11 @@ def questions(preset: str) -> list[Question]:
             seeds=5,
         ),
         Question("Gradient or update space?", ("erase-gradient",), (MAIN,)),
-        Question("How much does the overshoot do?", ("erase-update:overshoot=1",), (MAIN,)),
+        Question(
+            "How much does the overshoot do?",
+            tuple(f"erase-update:overshoot={overshoot}" for overshoot in scale.overshoots),
+            (MAIN,),
+        ),
         # These remove once, so that what differs is the gate alone.
         Question(
             "What do the other gates do?",
@@ -135,8 +153,8 @@ def questions(preset: str) -> list[Question]:
         ),
         Question(
             "On the adapter of singular values, the original system's own parametrisation?",
-            ("erase-svd",),
-            ("vanilla-svd",),
+            (f"erase-svd{scale.svd}",),
+            (f"vanilla-svd{scale.svd}",),
             seeds=5,
         ),
         Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
