@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # torch first and by its exact version: a range would bring the newest build instead of the tested one.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 LOWEST := .venv-lowest
-BENCHMARKS := choices extraction grading leak parallel routing step_time validation
+BENCHMARKS := choices extraction grading leak newcomer parallel routing step_time validation
 # Two test processes with one torch thread each.
 WORKERS ?= 2
 

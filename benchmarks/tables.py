@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import leak, step_time
+from benchmarks import leak, newcomer, step_time
 from benchmarks.parts.records import RESULTS, counted, table
 from examples.leetcode_grpo.document import fill_parts
 from examples.leetcode_grpo.files import write_text
@@ -72,6 +72,15 @@ def grading_section(record: Mapping[str, Any]) -> str:
     return f"{table(heads, rows)}\n\n{where}. A batch of {record['latency'][0]['n']} easy completions takes {waits}."
 
 
+def newcomer_section(record: Mapping[str, Any]) -> str:
+    """The steps of a newcomer's path, and the target for them together."""
+    config = record["config"]
+    return (
+        f"{newcomer.as_table(record)}\n\n{record['minutes']:.1f} minutes together; the target is {config['target_minutes']}. {record['device']}, "
+        f"{record['cores']} cores, load {record['load_average']:.1f} before, python {record['python']}, model {config['model']}."
+    )
+
+
 def _throughput(name: str, found: Mapping[str, Any], target: str, plain: str) -> list[str]:
     rates = f"{found['per_second']:.1f}", f"{found['per_cpu_second']:.1f}"
     return [name, str(found["n"]), rates[0], target, rates[1], plain]
@@ -87,6 +96,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "step-gpu": ("step_time_h100_32x256.json", step_section),
     "step-cpu": ("step_time_cpu.json", step_section),
     "grading": ("grading.json", grading_section),
+    "newcomer": ("newcomer.json", newcomer_section),
 }
 
 

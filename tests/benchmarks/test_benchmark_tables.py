@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import choices, grading, leak, parallel, step_time, tables
+from benchmarks import choices, grading, leak, newcomer, parallel, step_time, tables
 from benchmarks.parts.choice_tables import tables as choice_tables
 from benchmarks.parts.traffic import traffic
 from examples.leetcode_grpo.problems import load_problems
@@ -29,6 +29,38 @@ def test_a_verdict_is_a_paragraph_and_no_row_of_the_table() -> None:
     after = [line for row, line in pairwise(page) if row.startswith("|") and not row.startswith("|--")]
     assert {line for line in after if line and not line.startswith("|")} == set()
     assert "1 workers" not in tables.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_newcomers_minutes_are_the_measured_ones() -> None:
+    root = Path(__file__).resolve().parents[2]
+    record = json.loads((tables.RESULTS / "newcomer.json").read_text())
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    ((together, setup),) = re.findall(r"took ([\d.]+)\s+minutes, ([\d.]+) of\s+them\s+`make setup`", readme)
+    assert (float(together), float(setup)) == (record["minutes"], round(record["seconds"]["make setup"] / 60, 1))
+    assert record["minutes"] < newcomer.TARGET_MINUTES
+
+
+def test_the_run_on_a_cpu_took_what_its_page_says() -> None:
+    root = Path(__file__).resolve().parents[2]
+    seconds = json.loads((tables.RESULTS / "run-smollm2-cpu.json").read_text())["seconds"]
+    page = (root / "examples" / "leetcode_grpo" / "README.md").read_text(encoding="utf-8")
+    ((together, *parts),) = re.findall(
+        r"took ([\d.]+) minutes on one thread: (\d+) seconds for the warm start, (\d+) for the direction, (\d+) for three steps of eight "
+        r"rollouts, (\d+) for the evaluation",
+        page,
+    )
+    assert [int(part) for part in parts] == [
+        round(seconds[name]) for name in ("warm_start", "direction", "training", "evaluation")
+    ]
+    assert float(together) == round(sum(seconds.values()) / 60, 1)
+
+
+def test_the_newcomers_commands_are_the_readmes() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = newcomer.readme_commands(readme, Path("/models/mine"))
+    assert "svdproj extract --model /models/mine --pairs my-pairs.jsonl --out my-direction.safetensors" in commands
+    with pytest.raises(ValueError, match="0 shell blocks"):
+        newcomer.readme_commands("# Nothing\n", Path("mine"))
 
 
 def test_the_page_on_choices_shows_what_the_results_hold() -> None:
