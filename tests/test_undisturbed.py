@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 
 from svdproj import ContrastivePair, HackDirection
@@ -156,14 +156,18 @@ def test_a_layer_with_dropout_of_its_own_is_not_left_in_training_mode() -> None:
     assert layer.training
 
 
-def test_a_fit_is_in_float32_under_accelerates_mixed_precision_and_puts_it_back() -> None:
+def test_a_fit_is_in_float32_under_accelerates_mixed_precision_and_puts_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its forward enters autocast anew at each call, so that a refresh in training would not be what the first fit was."""
     model = gpt2()
     pairs = [ContrastivePair(f"say {i}", hack=f"yes, {i}", clean=f"no to {i * 7}") for i in range(6)]
     options: dict[str, Any] = {"chart_rank": 8, "k": 3, "progress": False}
     alone = HackDirection.fit(model, Letters(), pairs, **options)
+    # accelerate keeps one state for the whole process: this test takes no earlier trainer's and leaves none.
+    for state in (AcceleratorState, PartialState):
+        monkeypatch.setattr(state, "_shared_state", {})
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
-    AcceleratorState._reset_state(reset_partial_state=True)  # it would be every later trainer's in this process
     forward = prepared.forward
     before = snapshot(prepared)
     assert HackDirection.fit(prepared, Letters(), pairs, **options).fingerprint == alone.fingerprint
