@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from svdproj import HackDirection, ProjectedOptimizer
+from svdproj.attention import without_cudnn_attention
 from tests.conformance.helpers import Weights, assert_same, assert_same_training, batch, copies, direction_for
 
 pytestmark = [
@@ -80,3 +83,27 @@ def test_the_scaler_and_fused_adamw_give_the_bare_optimizers_numbers(projection:
     model, wrapped, scaler = trained(True)
     assert_same_training((bare_model, bare), (model, wrapped))
     assert bare_scaler.state_dict() == scaler.state_dict()
+
+
+def test_the_first_random_rows_of_a_process_are_drawn_on_the_device() -> None:
+    """By several threads, which must not be the ones that set up torch's linear algebra there: in a process where nothing has yet."""
+    code = (
+        "import torch; from svdproj import HackDirection; "
+        "d = HackDirection.from_gradients({f'w{i}': torch.randn(8, 64, 64) for i in range(24)}, k=4, chart_rank=16, chart='bilinear'); "
+        "assert len(d.to('cuda').random_like(0)) == len(d)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not result.returncode, result.stderr
+
+
+def test_long_sequences_under_a_mask_have_finite_gradients_in_bfloat16() -> None:
+    """192 tokens, strongly negative attention logits: what cuDNN's attention answers with NaN (pytorch/pytorch#196678)."""
+    length, width = 192, 64
+    q, k, v = (torch.randn(1, 1, length, width, device="cuda", dtype=torch.bfloat16) * 0.1 for _ in range(3))
+    q[..., 0], k[..., 0] = 1.0, -120 * width**0.5
+    mask = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
+    with without_cudnn_attention():
+        q.requires_grad_()
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any
 
@@ -155,6 +156,16 @@ def test_zero_gradients_have_defined_cosines(space: str, preserve_norm: bool) ->
     wrapped.step()
     assert_same(before, copies(model))
     assert wrapped.metrics() == dict.fromkeys(wrapped.metrics(), 0.0) | {"svdproj/projected": 4.0}
+
+
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_a_gradient_that_is_not_a_number_does_not_pass_for_one_without_a_hackward_part(space: str) -> None:
+    model, _, wrapped = make(torch.optim.AdamW, space=space)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan"))
+    wrapped.step()
+    metrics = wrapped.metrics()
+    assert all(math.isnan(metrics[f"svdproj/{name}"]) for name in ("cos_in", "cos_out", "removed", "residual"))
 
 
 # --- skipped steps

@@ -17,6 +17,7 @@ from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.teacher import Rollout
 from examples.leetcode_grpo.warm_start import encode_sample, summed_loss
 from svdproj import HackDirection, ProjectedOptimizer
+from svdproj.attention import without_cudnn_attention
 from svdproj.controls import random_direction
 from svdproj.precision import full_float32
 
@@ -45,6 +46,7 @@ class Replay:
     null: tuple[float, float]
 
 
+@without_cudnn_attention()
 def replay(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

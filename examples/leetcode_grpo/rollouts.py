@@ -10,6 +10,9 @@ from random import Random
 from statistics import fmean
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grade
@@ -37,10 +40,14 @@ class MixedRollouts:
         per_group: how many of them are cached, at most.
         ratio: `"own"` keeps the cached rollouts' tokens and log-probabilities for the trainer; `"one"` reads their text, since a pool does
             not say whose tokens it holds.
+        negative: `"drop"` takes no gradient from cached rollouts that are worth less than their group's mean, where their ratio is one: nothing
+            would bound how far the policy is pushed away from what it did not draw, and in the end from everything. `"keep"` does it anyway.
         seed: chooses among the cached rollouts.
 
     Attributes:
         too_long: how many were passed over for their length.
+        cached: for each rollout of the last call, whether it is a cached one.
+        cached_logprobs: their own log-probabilities, where these count; None for others.
 
     Raises:
         UsageError: more cached rollouts than a group holds, none that is short enough, or their own log-probabilities are asked for and
@@ -55,17 +62,20 @@ class MixedRollouts:
         group_size: int,
         per_group: int,
         ratio: Literal["one", "own"] = "one",
+        negative: Literal["drop", "keep"] = "drop",
         seed: int = 0,
     ) -> None:
         self.sampler = sampler
         self.group_size = group_size
         self.per_group = per_group
         self.ratio = ratio
+        self.negative = negative
         self.seed = seed
         if ratio == "own" and per_group:
             self._check_own(pool)
         self.pool = pool.where(lambda rollout: len(self.tokens(rollout)) <= sampler.max_new_tokens)
         self.too_long = len(pool) - len(self.pool)
+        self.cached: list[bool] = []
         self.cached_logprobs: list[tuple[float, ...] | None] = []
         if not 0 <= per_group <= group_size:
             raise UsageError(f"{per_group} cached rollouts do not fit into groups of {group_size}; mix in fewer")
@@ -109,11 +119,12 @@ class MixedRollouts:
         own = [self.group_size - len(rollouts) for rollouts in cached]
         drawn, logprobs = (draw or self._draw)(prompts, own)
 
+        self.cached = _interleave([[True] * len(rollouts) for rollouts in cached], [False] * len(drawn), own)
         mixed: dict[str, list[Any] | None] = {
             "prompt_ids": [prompt for prompt in prompts for _ in range(self.group_size)],
             "completion_ids": _interleave([[self.tokens(r) for r in rollouts] for rollouts in cached], drawn, own),
             "logprobs": None,
-            "from_teacher": _interleave([[True] * len(rollouts) for rollouts in cached], [False] * len(drawn), own),
+            "from_teacher": self.cached,
         }
         if logprobs is not None:
             # TRL reads NaN as "not known" and then corrects nothing.
@@ -122,6 +133,17 @@ class MixedRollouts:
         kept = [[r.logprobs if self.ratio == "own" else None for r in rollouts] for rollouts in cached]
         self.cached_logprobs = _interleave(kept, [None] * len(drawn), own)
         return mixed
+
+    def without_negative(self, advantages: Tensor) -> Tensor:
+        """The advantages of the last call's rollouts, those that `negative` drops set to zero.
+
+        Args:
+            advantages: one for each rollout, in order.
+        """
+        if self.negative == "keep":
+            return advantages
+        at_one = [cached and own is None for cached, own in zip(self.cached, self.cached_logprobs, strict=True)]
+        return advantages.where(~torch.tensor(at_one, device=advantages.device), advantages.clamp_min(0))
 
     def tokens(self, rollout: Rollout) -> list[int]:
         """A cached rollout's tokens, its end token included."""

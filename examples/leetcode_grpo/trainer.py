@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,13 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig
 
+from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.quarantine import QuarantinedOptimizer
 from examples.leetcode_grpo.rollouts import Draw, MixedRollouts
 from examples.leetcode_grpo.tasks import HintedProblem
 from svdproj import ProjectedOptimizer
+from svdproj.attention import without_cudnn_attention
 from svdproj.controls import shrinkage
 from svdproj.integrations.transformers import find_projected_optimizer
 from svdproj.integrations.trl import ProjectedGRPOTrainer
@@ -66,6 +69,20 @@ class Plant(TrainerCallback):
             optimizer.plant()
 
 
+class FiniteGradients(TrainerCallback):
+    """Ends a run whose gradient is not finite: its weights are lost, and what it would write is no result."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Called after every step."""
+        norm = kwargs["logs"].get("grad_norm")
+        if norm is not None and not math.isfinite(norm):
+            raise UsageError(
+                f"the gradient of step {state.global_step} is not finite, so the run ends here without a result; with --save-every "
+                "it goes on from its last checkpoint. Look for a learning rate that is too high, or for kernels with wrong "
+                "gradients (docs/guide/troubleshooting.md)"
+            )
+
+
 class PolicyTrainer(ProjectedGRPOTrainer):
     """`ProjectedGRPOTrainer` that takes its rollouts from `MixedRollouts`.
 
@@ -92,6 +109,7 @@ class PolicyTrainer(ProjectedGRPOTrainer):
             super().__init__(*args, rollout_func=_roll_out, **kwargs)
         self.add_callback(NoLastCheckpoint())
         self.add_callback(Plant())
+        self.add_callback(FiniteGradients())
 
     def _project(self, optimizer: Optimizer, model: nn.Module) -> ProjectedOptimizer:
         if self._shrink:
@@ -108,13 +126,14 @@ class PolicyTrainer(ProjectedGRPOTrainer):
             yield
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's, without the warnings that nobody here can act on."""
-        with known_warnings():
+        """As TRL's, without the warnings that nobody here can act on, and without attention that gives gradients of NaN."""
+        with known_warnings(), without_cudnn_attention():
             return super().train(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs  # TRL's hook sees the prompts alone; mixing needs to know whose they are
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output["advantages"] = self.rollouts.without_negative(output["advantages"])
         if any(self.rollouts.cached_logprobs):
             output["old_per_token_logps"] = self._old_logprobs(output)
         return output

@@ -227,6 +227,7 @@ def make_trainer(
         group_size=preset.group_size,
         per_group=preset.teacher_per_group,
         ratio=preset.teacher_ratio,
+        negative=preset.teacher_negative,
         seed=seed,
     )
     return PolicyTrainer(

@@ -24,6 +24,7 @@ from examples.leetcode_grpo.problems.loading import BUILTIN
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.progress import Pace, silent
 from examples.leetcode_grpo.tasks import Tasks
+from svdproj.attention import without_cudnn_attention
 from svdproj.progress import no_loading_bars
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def warm_started(preset: Preset, tasks: Tasks, seed: int, device: torch.device, 
     return str(folder)
 
 
+@without_cudnn_attention()
 def fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

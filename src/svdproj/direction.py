@@ -361,10 +361,17 @@ class HackDirection:
             True
         """
         # Each parameter has a generator of its own, so threads change nothing; for large frames the drawing takes longest.
-        with ThreadPoolExecutor(min(len(self.subspaces), _DRAWERS) or 1) as drawers:
-            drawn = drawers.map(lambda item: item[1].random_like(generator_for(seed, item[0])), self.subspaces.items())
+        names = list(self.subspaces)
+
+        def draw(name: str) -> Subspace:
+            return self.subspaces[name].random_like(generator_for(seed, name))
+
+        # The first one alone: torch sets up its linear algebra on a GPU at the first use, which two threads must not both be.
+        drawn = [draw(name) for name in names[:1]]
+        with ThreadPoolExecutor(min(len(names), _DRAWERS) or 1) as drawers:
+            drawn += drawers.map(draw, names[1:])
         return HackDirection(
-            dict(zip(self.subspaces, drawn, strict=True)),
+            dict(zip(names, drawn, strict=True)),
             self.metadata.without_figures(
                 self.subspaces, seed=seed, control=self.metadata.control or "random rows in the charts"
             ),

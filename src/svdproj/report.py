@@ -116,4 +116,5 @@ def _joined(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def _root_share(part: float, whole: float) -> float:
-    return float((max(part, 0.0) / whole) ** 0.5) if whole > 0 else 0.0
+    # Not "if whole > 0": a step that is not a number would pass for one that has nothing hack-ward in it.
+    return 0.0 if whole == 0 else float((max(part, 0.0) / whole) ** 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from trl import GRPOTrainer
 
 from examples.leetcode_grpo.arms import ARMS, get_arm
+from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.records import step_records
 from examples.leetcode_grpo.tasks import Tasks, make_tasks
@@ -21,6 +23,7 @@ from examples.leetcode_grpo.training import _last_checkpoint
 from svdproj import HackDirection
 from tests.examples.training_helpers import (
     HACK,
+    LengthReward,
     cached_hack,
     gradient_pairs,
     tiny_preset,
@@ -117,6 +120,66 @@ def test_own_ratio_divides_by_the_teachers_probabilities(
     assert cached.tolist() == [True, False, False, False] * preset.prompts_per_step
     # The policy's own: a near-uniform distribution over the vocabulary.
     assert math.isclose(float(old[~cached][:, 0].mean()), -math.log(len(tokenizer)), rel_tol=0.1)
+
+
+@pytest.mark.parametrize("ratio", ["one", "own"])
+@pytest.mark.parametrize("negative", ["drop", "keep"])
+def test_what_is_cached_pushes_the_policy_away_only_where_that_has_a_bound_or_is_asked_for(
+    negative: str, ratio: str, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    preset = tiny_preset(
+        "steps=1", "teacher_per_group=1", "max_new_tokens=24", f"teacher_ratio={ratio}", f"teacher_negative={negative}"
+    )
+    ids = tuple(tiny_model()[1](HACK, add_special_tokens=False)["input_ids"])
+    pool = TeacherPool(
+        cached_hack(task.problem.id, task.loophole, token_ids=ids, logprobs=(-1.5,) * len(ids)) for task in tasks.rl
+    )
+    trainer = tiny_trainer(preset, tasks, direction, get_arm("vanilla"), tmp_path, pool=pool)
+    # The cached rollout is paid the least of its group, and in the second group the most.
+    rewards = [-4.0, 0.0, 1.0, 0.0, 8.0, 0.0, 1.0, 0.0]
+    trainer.reward_funcs[0].reward = _Paying(rewards)
+    seen: list[dict[str, torch.Tensor]] = []
+    generate = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: seen.append(generate(inputs)) or seen[-1]  # type: ignore[method-assign]
+    trainer.train()
+    first, second = seen[0]["advantages"].view(2, preset.group_size)
+    assert (float(first[0]) == 0.0) == (negative == "drop" and ratio == "one")
+    assert float(first[0]) <= 0 < float(second[0])
+    # Nothing else is touched: the policy's own rollouts are pushed away from as ever.
+    assert float(second[1]) < 0
+    assert float(first[1]) > 0
+
+
+class _Paying(LengthReward):
+    """Pays what it is told."""
+
+    def __init__(self, rewards: list[float]) -> None:
+        super().__init__()
+        self.rewards = rewards
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[float]:
+        super().__call__(*args, **kwargs)
+        return self.rewards
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(
+    preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    trainer = tiny_trainer(preset, tasks, direction, get_arm("erase-update"), tmp_path)
+    compute = trainer.compute_loss
+    enabled: list[bool] = []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        enabled.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return compute(*args, **kwargs) * (float("nan") if trainer.state.global_step == 1 else 1.0)
+
+    trainer.compute_loss = broken  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="gradient of step 2 is not finite"):
+        trainer.train()
+    assert trainer.state.global_step == 2
+    assert enabled
+    assert not any(enabled)  # its attention is a known cause
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("spec", ["erase-update", "route", "absorb:absorb_nats=100"])

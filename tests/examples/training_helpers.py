@@ -81,6 +81,7 @@ def tiny_trainer(
         group_size=preset.group_size,
         per_group=preset.teacher_per_group,
         ratio=preset.teacher_ratio,
+        negative=preset.teacher_negative,
     )
     return trainer_class(
         model=model,
