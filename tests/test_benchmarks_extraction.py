@@ -24,7 +24,11 @@ def test_extraction_finds_the_loops_gradients_and_times_every_stage(
     sizes = ["--pairs", "4", "--batch-size", "2", "--equal-pairs", "2", "--plan-tokens", "16"]
     extraction.main(["--model", "tiny", "--device", "cpu", *sizes, "--out", str(out)])
     result = json.loads(out.read_text())
-    assert max(result["equality"]["largest_relative_difference"].values()) < extraction.TARGETS["equality"]
+    differences = result["equality"]["largest_relative_difference"]
+    assert len(differences) == 5
+    for found in differences.values():
+        assert 0 < found["coordinates"] < extraction.TARGETS["equality"]
+        assert found["norms"] < extraction.TARGETS["equality"]
     assert result["overlap_of_directions"]["min"] > 0.99
     assert set(result["stages"]["fit"]) == {*extraction._STAGES, extraction._PASSES}
     assert result["plan_qwen3_4b"]["first_pass"] > result["plan_qwen3_4b"]["weights"]

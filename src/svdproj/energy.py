@@ -17,6 +17,9 @@ from svdproj.metadata import Energy
 from svdproj.sketch import double, eigh
 from svdproj.subspace import Subspace
 
+# Parameters whose halves are compared together; bounds the float64 copies.
+_AT_ONCE = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
@@ -95,22 +98,27 @@ def halves_overlap(
     k = min(k, len(first) // 2, len(second) // 2)
     if k < 1 or not encoded:
         return float("nan"), float("nan")
-    overlaps, nulls = [], []
+    # A loop over hundreds of parameters would spend its time on starting small products, and on waiting for a device at each.
+    alike: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
     for differences in encoded.values():
-        a, b = double(differences[first]), double(differences[second])
-        # A half's rows are Vᵀ A / σ with its pairs' Gram matrix V σ² Vᵀ: the overlap needs pair-by-pair products alone.
-        whitened = [_whitened(half, k) for half in (a, b)]
-        cosines = whitened[0].mT @ (a @ b.mT) @ whitened[1]
-        overlaps.append(float(cosines.square().sum()) / k)
-        nulls.append(min(1.0, k / differences.shape[-1]))
-    return sum(overlaps) / len(overlaps), sum(nulls) / len(nulls)
+        alike[differences.shape[-1], differences.device].append(differences)
+    overlap = null = 0.0
+    for (m, _), group in alike.items():
+        for start in range(0, len(group), _AT_ONCE):
+            some = double(torch.stack(group[start : start + _AT_ONCE]))
+            a, b = some[:, first], some[:, second]
+            # A half's rows are Vᵀ A / σ with its pairs' Gram matrix V σ² Vᵀ: the overlap needs pair-by-pair products alone.
+            cosines = _whitened(a, k).mT @ (a @ b.mT) @ _whitened(b, k)
+            overlap += float(cosines.square().sum()) / k
+        null += len(group) * min(1.0, k / m)
+    return overlap / len(encoded), null / len(encoded)
 
 
-def _whitened(half: Float[Tensor, "pairs m"], k: int) -> Float[Tensor, "pairs k"]:
+def _whitened(half: Float[Tensor, "n pairs m"], k: int) -> Float[Tensor, "n pairs k"]:
     eigenvalues, vectors = eigh(half @ half.mT)
-    leading = eigenvalues.flip(0)[:k]
-    roots = torch.where(leading > 1e-12 * leading[0], leading.clamp_min(1e-300).rsqrt(), 0.0)
-    return vectors.flip(1)[:, :k] * roots
+    leading = eigenvalues.flip(-1)[:, :k]
+    roots = torch.where(leading > 1e-12 * leading[:, :1], leading.clamp_min(1e-300).rsqrt(), 0.0)
+    return vectors.flip(-1)[..., :k] * roots[:, None]
 
 
 def _shares(parts: Mapping[str, float]) -> Energy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -33,9 +34,9 @@ class Reading:
     encoded: Float[Tensor, "samples m"]
     squares: Float[Tensor, "samples"]
 
-    @property
+    @cached_property
     def coefficients(self) -> Float[Tensor, "samples k"]:
-        """Inner products with the rows."""
+        """Inner products with the rows; nearly every figure asks for them."""
         return self.subspace.coefficients_of(self.encoded)
 
 
