@@ -30,7 +30,7 @@ _CAPTIONS = {
     "variants": "The same beside variants: an arm with other settings.",
     "survival": "Share of the seeds in which no step so far had half of its rollouts hack.",
     "loopholes": "Hack rate on held-out problems by loophole; a dot is a seed.",
-    "cosines": "Hack-ward share of each step before and after the projection, and what random subspaces would catch of it.",
+    "cosines": "Hack-ward share of each step before (solid) and after the projection, and what random subspaces would catch of it.",
 }
 
 
@@ -145,17 +145,18 @@ def _loopholes(results: Sequence[RunResult]) -> Any:
 def _cosines(results: Sequence[RunResult]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
     for colour, (label, runs) in _coloured(results):
-        _band(axis, runs, "svdproj/cos_in", f"{label}, before", colour)
-        _band(axis, runs, "svdproj/cos_out", f"{label}, after", colour, linestyle="--")
+        _band(axis, runs, "svdproj/cos_in", label, colour)
+        _band(axis, runs, "svdproj/cos_out", None, colour, linestyle="--")
         # Of the arm's own shape: a control with more rows has another null.
         axis.plot(*_series(runs[0], "svdproj/null_cos"), ":", color=colour, linewidth=1)
         axis.plot(*_series(runs[0], "svdproj/chart_null_cos"), "-.", color=colour, linewidth=1)
+    axis.plot([], [], "--", color="black", label="after the projection")
     axis.plot([], [], ":", color="black", label="random subspace of its shape, ambient")
     axis.plot([], [], "-.", color="black", label="random subspace of its shape, in the chart")
     axis.set(xlabel="step", ylabel="hack-ward share of the step")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -165,13 +166,12 @@ def _coloured(results: Sequence[RunResult]) -> Any:
     return list(zip(colours, groups, strict=True))
 
 
-def _band(axis: Any, runs: Sequence[RunResult], name: str, label: str, colour: str, linestyle: str = "-") -> None:
-    """Mean over seeds, smoothed, with the range of the seeds behind it."""
+def _band(axis: Any, runs: Sequence[RunResult], name: str, label: str | None, colour: str, linestyle: str = "-") -> None:
+    """Mean over seeds, smoothed, with the range of the seeds behind it; without a label it stays out of the legend."""
     steps = min((_series(run, name) for run in runs), key=lambda series: len(series[0]))[0]
     values = np.array([_smoothed(_series(run, name)[1][: len(steps)]) for run in runs])
-    axis.plot(
-        steps, values.mean(0), linestyle, color=colour, label=f"{label} ({len(runs)})" if len(runs) > 1 else label
-    )
+    seeds = f" ({len(runs)})" if len(runs) > 1 else ""
+    axis.plot(steps, values.mean(0), linestyle, color=colour, label=None if label is None else f"{label}{seeds}")
     if len(runs) > 1:
         axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 
