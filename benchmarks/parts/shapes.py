@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from svdproj import BilinearChart, HackDirection, Subspace
 from svdproj.names import canonical_name
+from svdproj.threads import few_threads
 
 # Parameters that a direction covers by default: every linear weight but the output head.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -67,10 +68,11 @@ def random_direction(model: nn.Module, chart_rank: int, k: int, seed: int = 0) -
     """Random rows in random bilinear charts, as `HackDirection.fit` would shape them."""
     generator = torch.Generator().manual_seed(seed)
     subspaces = {}
-    for name, parameter in covered(model).items():
-        left, right = (_orthonormal(dim, min(dim, chart_rank), generator) for dim in parameter.shape)
-        rows = _orthonormal(left.shape[1] * right.shape[1], k, generator).mT.contiguous()
-        subspaces[name] = Subspace(BilinearChart(left, right), rows, torch.ones(k))
+    with few_threads():
+        for name, parameter in covered(model).items():
+            left, right = (_orthonormal(dim, min(dim, chart_rank), generator) for dim in parameter.shape)
+            rows = _orthonormal(left.shape[1] * right.shape[1], k, generator).mT.contiguous()
+            subspaces[name] = Subspace(BilinearChart(left, right), rows, torch.ones(k))
     return HackDirection(subspaces)
 
 

@@ -166,7 +166,9 @@ def _coloured(results: Sequence[RunResult]) -> Any:
     return list(zip(colours, groups, strict=True))
 
 
-def _band(axis: Any, runs: Sequence[RunResult], name: str, label: str | None, colour: str, linestyle: str = "-") -> None:
+def _band(
+    axis: Any, runs: Sequence[RunResult], name: str, label: str | None, colour: str, linestyle: str = "-"
+) -> None:
     """Mean over seeds, smoothed, with the range of the seeds behind it; without a label it stays out of the legend."""
     steps = min((_series(run, name) for run in runs), key=lambda series: len(series[0]))[0]
     values = np.array([_smoothed(_series(run, name)[1][: len(steps)]) for run in runs])

@@ -56,6 +56,7 @@ class Scale:
             vanilla's, 29; the main arm's would ask for 27.)
         overshoots: others than the preset's: once, and so often that it should do harm.
         n_pairs, k: fewer than the preset's, to see what they matter.
+        wider_k: more rows than the preset's, to see whether they last longer.
         steps: three times longer than the preset trains.
         svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: on `demo` ten times
             the arm's own learning rate.
@@ -67,6 +68,7 @@ class Scale:
     overshoots: tuple[int, ...]
     n_pairs: int
     k: int
+    wider_k: int
     steps: int
     svd: str
     no_teacher: str
@@ -79,13 +81,22 @@ SCALES: Mapping[str, Scale] = {
         (1, 10),
         n_pairs=16,
         k=6,
+        wider_k=48,
         steps=120,
         svd="",
         no_teacher="teacher_per_group=0:warm_hack_share=0.05",
         loopholes=True,
     ),
     "demo": Scale(
-        29, (1, 3, 10), n_pairs=32, k=24, steps=108, svd=":lr=0.03", no_teacher="teacher_per_group=0", loopholes=False
+        29,
+        (1, 3, 10),
+        n_pairs=32,
+        k=24,
+        wider_k=92,
+        steps=108,
+        svd=":lr=0.03",
+        no_teacher="teacher_per_group=0",
+        loopholes=False,
     ),
 }
 """By preset, those whose results are published."""
@@ -139,6 +150,8 @@ def questions(preset: str) -> list[Question]:
                     "route",
                     "erase-gradient",
                     "erase-update-reverse",
+                    f"erase-update:overshoot={scale.overshoots[1]}",
+                    f"erase-update:k={scale.wider_k}",
                 )
             ),
             (f"vanilla{long}",),
@@ -151,6 +164,7 @@ def questions(preset: str) -> list[Question]:
             (MAIN,),
             seeds=5,
         ),
+        Question("Does a penalty on leaving the starting policy help it?", ("erase-update:kl=0.05",), (MAIN,)),
         Question(
             "On the adapter of singular values, the original system's own parametrisation?",
             (f"erase-svd{scale.svd}",),

@@ -27,6 +27,7 @@ from svdproj.scoring import Scores, score_completions
 from svdproj.serialization import read_direction, write_direction
 from svdproj.subspace import Subspace
 from svdproj.summary import summarize
+from svdproj.threads import few_threads
 from svdproj.validation import Validation, validate_subspaces
 
 _DRAWERS = 8  # threads that draw random rows
@@ -368,7 +369,7 @@ class HackDirection:
 
         # The first one alone: torch sets up its linear algebra on a GPU at the first use, which two threads must not both be.
         drawn = [draw(name) for name in names[:1]]
-        with ThreadPoolExecutor(min(len(names), _DRAWERS) or 1) as drawers:
+        with few_threads(1), ThreadPoolExecutor(min(len(names), _DRAWERS) or 1) as drawers:  # theirs are threads enough
             drawn += drawers.map(draw, names[1:])
         return HackDirection(
             dict(zip(names, drawn, strict=True)),

@@ -35,6 +35,7 @@ from svdproj.progress import progress_bar
 from svdproj.sketch import SketchTests, leading_eigenvectors_by_shape
 from svdproj.subspace import Subspace
 from svdproj.targets import Target, refuse_sharded, select_targets
+from svdproj.threads import few_threads
 from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key, warn_about_lengths
 from svdproj.undisturbed import undisturbed
 from svdproj.validation import held_out_figures
@@ -259,6 +260,7 @@ def _rows(coordinates: Mapping[str, Coordinates], fitted: Sequence[int], options
     return {name: subspace.to("cpu") for name, subspace in drop_noise(subspaces, options.noise_floor).items()}
 
 
+@few_threads()
 @full_float32("cpu")  # where the rows are by now, whatever device the gradients were on
 def _report(
     subspaces: Mapping[str, Subspace],

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from svdproj.threads import few_threads
+
 # Columns that a sketch keeps beyond the wanted rank; the usual advice for randomised range finders is 5 to 10, and
 # spectra of gradients fall slowly.
 OVERSAMPLING = 32
@@ -94,7 +96,9 @@ def orthonormal_columns(columns: Float[Tensor, "*stack dim r"]) -> Float[Tensor,
 
 def eigh(symmetric: Float[Tensor, "*stack n n"]) -> tuple[Float[Tensor, "*stack n"], Float[Tensor, "*stack n n"]]:
     """`torch.linalg.eigh` on the CPU, where small matrices are faster than on an accelerator, and back."""
-    values, vectors = torch.linalg.eigh(((symmetric + symmetric.mT) / 2).cpu())
+    symmetric_on_cpu = ((symmetric + symmetric.mT) / 2).cpu()
+    with few_threads():
+        values, vectors = torch.linalg.eigh(symmetric_on_cpu)
     return values.to(symmetric.device), vectors.to(symmetric.device)
 
 

@@ -21,6 +21,7 @@ from svdproj.progress import progress_bar
 from svdproj.readings import Reading, Readings, read_samples
 from svdproj.significance import auroc, cluster_means, sign_flip_p_value, t_statistic, t_statistics
 from svdproj.subspace import Subspace
+from svdproj.threads import few_threads
 from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key
 
 # A direction has to pass both tests at this level to be called better than random.
@@ -244,6 +245,7 @@ def held_out_figures(
     return {**_pair_figures(found, [prompts[i] for i in chosen], seed), "n_fitted": 0}
 
 
+@few_threads()
 def _pair_figures(found: Readings, prompts: Sequence[str], seed: int) -> dict[str, Any]:
     """What the pairs' differences say."""
     means = cluster_means(found.signed, prompts)
@@ -274,6 +276,7 @@ def _pair_figures(found: Readings, prompts: Sequence[str], seed: int) -> dict[st
     }
 
 
+@few_threads()
 def _side_figures(sides: Readings, seed: int) -> dict[str, Any]:
     """What single completions say: the even ones are hacks, the odd ones clean."""
     signed = sides.signed
