@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import choices, extraction
-from benchmarks.parts import curves
+from benchmarks.parts import curves, plan
 from benchmarks.parts.choice_tables import tables as choice_tables
 from benchmarks.parts.extraction_table import tables as extraction_tables
 from benchmarks.parts.page import fill
@@ -33,6 +34,17 @@ def test_extraction_finds_the_loops_gradients_and_times_every_stage(
     assert set(result["stages"]["fit"]) == {*extraction._STAGES, extraction._PASSES}
     assert result["plan_qwen3_4b"]["first_pass"] > result["plan_qwen3_4b"]["weights"]
     assert "x86" in extraction_tables([out]) or "aarch" in extraction_tables([out])
+
+
+def test_a_model_of_four_billion_parameters_has_random_weights_where_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sum(p.numel() for p in plan.qwen3_4b().parameters()) == pytest.approx(4.02e9, rel=0.01)
+    small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+    monkeypatch.setattr(plan, "QWEN3_4B", {**plan.QWEN3_4B, **small})
+    model = plan.qwen3_4b("cpu")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert all(p.isfinite().all() and p.abs().sum() > 0 for p in model.parameters())
 
 
 def test_choices_stand_beside_random_figures_and_make_tables_and_figures(

@@ -14,23 +14,26 @@ from svdproj.targets import select_targets
 _FLOAT32 = 4
 
 
-def qwen3_4b() -> nn.Module:
-    """Qwen3-4B's architecture in bfloat16, without its weights."""
+QWEN3_4B: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": True,
+}
+
+
+def qwen3_4b(device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """Qwen3-4B's architecture: without weights on `meta`, with random ones elsewhere."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        return Qwen3ForCausalLM(config).to(torch.bfloat16)
+    with torch.device(device), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Qwen3ForCausalLM(Qwen3Config(**QWEN3_4B)).to(dtype).eval()
 
 
 def plan(

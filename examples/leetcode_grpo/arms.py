@@ -33,6 +33,7 @@ class Arm:
         quarantine: where what is removed goes: nowhere, or into a quarantine that is `empty` or `seeded` hack-ward at the start.
         numbers: the arm's own: `refresh_every` steps, `matched_ratio`, `penalty`, `alpha`, `absorb_nats`.
         settings: `name=value` settings that this arm changes in the preset.
+        places: how many of a sweep's places on a GPU a run takes: 2 where it needs twice the memory of another.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Arm:
     quarantine: Quarantine = "none"
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    places: int = 1
 
     def configure(self, preset: Preset) -> Preset:
         """The preset as this arm wants it.
@@ -129,6 +131,7 @@ ARMS: Mapping[str, Arm] = {
             "control: a random subspace that removes as much energy",
             source="random-matched",
             numbers={"matched_ratio": None},
+            places=2,
         ),
         Arm(
             "shrinkage",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ Start = Callable[[Sequence[str], Path, Mapping[str, str]], Child]
 
 _POLL_SECONDS = 0.2
 _SUMMARY_SECONDS = 30.0
+_GPU = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Sweep:
         jobs: the grid, in the order in which to run it.
         out: folder of the results. Runs whose result is there are not repeated.
         device: `"auto"`, `"cpu"` or `"cuda"`.
-        parallel: how many processes at once, over all GPUs.
+        parallel: how many processes at once, over all GPUs; an arm that takes two places counts twice.
         budget: seconds; a run that would not be done by then is not started, and what still runs then is stopped. None for no limit.
         save_every: write a checkpoint every so many steps, from which a stopped run goes on.
         overwrite: repeat runs whose results are there.
@@ -100,7 +102,7 @@ class Sweep:
         self.done = [] if overwrite else [job for job in self.jobs if is_done(self.path(job), job.arm.config(preset))]
         self.waiting = [job for job in self.jobs if job not in self.done]
         self.failed: dict[Task, str] = {}
-        self.running: dict[Task, tuple[Child, int]] = {}
+        self.running: dict[Task, tuple[Child, tuple[int, ...]]] = {}
         # A run that shares nothing with another prepares for itself.
         seeds = [job.seed for job in self.waiting]
         self._prepared = {seed for seed in seeds if seeds.count(seed) == 1}
@@ -153,8 +155,8 @@ class Sweep:
         if self._deadline is not None and self._clock() >= self._deadline:
             self._stop()
             return False
-        while len(self.running) < self.parallel and (task := self._next()) is not None:
-            self._launch(task)
+        while (task := self._next()) is not None and (places := self._free_places(task)):
+            self._launch(task, places)
         return bool(self.running)
 
     def _next(self) -> Task | None:
@@ -179,8 +181,7 @@ class Sweep:
     def _steps(self, job: Job) -> int:
         return max(1, job.arm.configure(self.preset).steps)
 
-    def _launch(self, task: Task) -> None:
-        place = self._free_place()
+    def _launch(self, task: Task, places: tuple[int, ...]) -> None:
         options = ["--preset", self.preset.name, "--seed", str(task.seed), "--device", self.device]
         options += [part for setting in self.preset.changes() for part in ("--set", setting)]
         if isinstance(task, Job):
@@ -193,11 +194,18 @@ class Sweep:
             path = result_path(self.out, self.preset.name, "preparation", task.seed)
             arguments = ["prepare", *(part for spec in task.specs for part in ("--arm", spec)), *options]
         log = path.parent / ".logs" / f"{path.stem}.log"
-        self.running[task] = self._start(arguments, log, self._places[place]), place
+        self.running[task] = self._start(arguments, log, self._places[places[0]]), places
 
-    def _free_place(self) -> int:
-        taken = {place for _, place in self.running.values()}
-        return next(place for place in range(self.parallel) if place not in taken)
+    def _free_places(self, task: Task) -> tuple[int, ...]:
+        """Places for a task, all on one GPU, the emptiest; none where it has to wait, as all behind it do then."""
+        taken = {place for _, places in self.running.values() for place in places}
+        alike: defaultdict[str, list[int]] = defaultdict(list)
+        for place, environment in enumerate(self._places):
+            alike[environment.get(_GPU, "")].append(place)
+        wanted = task.arm.places if isinstance(task, Job) else 1
+        wanted = min(wanted, *map(len, alike.values()))  # else it would wait for ever
+        free = max(([place for place in places if place not in taken] for places in alike.values()), key=len)
+        return tuple(free[:wanted]) if len(free) >= wanted else ()
 
     def _collect(self, task: Task, child: Child) -> None:
         if child.status:
@@ -233,11 +241,11 @@ def _places(device: str, parallel: int) -> list[dict[str, str]]:
     threads = str(max(1, cores // parallel))
     shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     count = 0 if device == "cpu" else torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get(_GPU)
     names = visible.split(",") if visible else [str(number) for number in range(count)]
     if not count:
         return [shared] * parallel
-    return [{**shared, "CUDA_VISIBLE_DEVICES": names[place % count]} for place in range(parallel)]
+    return [{**shared, _GPU: names[place % count]} for place in range(parallel)]
 
 
 def _progress(child: Child) -> str:

@@ -133,6 +133,37 @@ def test_no_more_run_at_once_than_allowed_and_places_are_kept_apart(
     assert threads == max(1, len(os.sched_getaffinity(0)) // 4)
 
 
+def test_an_arm_that_needs_twice_the_memory_takes_two_places_of_one_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    large = "random-matched:matched_ratio=2"
+    machine = Machine(tmp_path)
+    jobs = [*grid(["vanilla"], range(5)), *grid([large], range(5, 8)), *grid(["shrinkage"], range(8, 12))]
+    sweep = make_sweep(machine, jobs, parallel=6, device="cuda")
+    together = []
+    while sweep._advance():
+        on = {
+            gpu: [c.arm for c, _ in sweep.running.values() if c.environment["CUDA_VISIBLE_DEVICES"] == gpu]
+            for gpu in "01"
+        }
+        for arms in on.values():
+            assert len(arms) + arms.count(large) <= 3
+        together.append(sum(arm == large for arms in on.values() for arm in arms))
+    assert len(sweep.done) == len(jobs)
+    assert max(together) == 2
+    # Nothing that is behind it overtakes it, or it might wait for ever.
+    order = [child.arm for child in machine.started if child.arguments[0] == "run"]
+    assert order.index("shrinkage") > max(place for place, arm in enumerate(order) if arm == large)
+
+
+def test_where_each_gpu_has_one_place_a_large_arm_runs_all_the_same(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    make_sweep(machine, grid(["random-matched:matched_ratio=2"], [0, 1]), parallel=1).run()
+    assert machine.names() == ["random-matched:matched_ratio=2 0", "random-matched:matched_ratio=2 1"]
+
+
 def test_a_failure_stops_no_other_run_and_is_told(tmp_path: Path) -> None:
     machine = Machine(tmp_path, failing=["erase-update 0", "prepare 1"])
     lines: list[str] = []
