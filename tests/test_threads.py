@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,6 +38,26 @@ def test_few_inside_and_as_before_outside_also_after_an_error(many: int) -> None
     assert torch.get_num_threads() == many
     with few_threads(2 * many):
         assert torch.get_num_threads() == many  # never more than there were
+
+
+def test_blocks_of_two_threads_may_end_in_any_order(many: int) -> None:
+    """The second thread finds the first one's few threads; what it puts back must not be those."""
+    entered, left = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with few_threads(1):
+            entered.set()
+            left.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        with few_threads(1):
+            waiting = pool.submit(second)
+            entered.wait(60)
+        left.set()
+        waiting.result(60)
+    assert torch.get_num_threads() == many
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == many
 
 
 def test_threads_that_are_started_inside_have_few_too(many: int) -> None:

@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 _GIB = 2**30
+COMPARED = (
+    ("fit", "loop"),
+    ("separate_rows", "loop"),
+    ("fit", "float64"),
+    ("separate_rows", "float64"),
+    ("loop", "float64"),
+)
+"""Ways to the gradients that are compared: the fit's own, the same without shared prompts, a loop, and a loop in float64."""
 _PLAN = {
     "weights": "weights, bfloat16",
     "activations": "activations that a backward keeps, and the layers' inputs",
@@ -37,8 +45,8 @@ def tables(paths: Sequence[Path]) -> str:
         "",
         "The largest relative difference of a pair's coordinates for one weight, between any two ways to the gradients:",
         "",
-        "| device | fit from loop | without shared prompts, from loop | fit from float64 | without shared prompts, from float64 | loop from float64 |",
-        "|---" + "|---:" * 5 + "|",
+        f"| device | pairs | {' | '.join(f'{one} from {other}' for one, other in COMPARED).replace('separate_rows', 'fit without shared prompts')} |",
+        "|---" + "|---:" * (1 + len(COMPARED)) + "|",
         *(_differences(result) for result in results),
         "",
     ]
@@ -63,14 +71,9 @@ def _device(result: dict[str, Any]) -> str:
 
 def _differences(result: dict[str, Any]) -> str:
     found = result["equality"]["largest_relative_difference"]
-    ways = (
-        "fit from loop",
-        "separate_rows from loop",
-        "fit from float64",
-        "separate_rows from float64",
-        "loop from float64",
-    )
-    cells = [_device(result), *(f"{found[way]['coordinates']:.0e}" if way in found else "" for way in ways)]
+    ways = [f"{one} from {other}" for one, other in COMPARED]
+    shares = [f"{found[way]['coordinates']:.0e}" if way in found else "" for way in ways]
+    cells = [_device(result), str(result["equality"]["pairs"]), *shares]
     return "| " + " | ".join(cells) + " |"
 
 

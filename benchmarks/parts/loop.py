@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from svdproj.attention import without_cudnn_attention
 from svdproj.batches import Sample
 from svdproj.capture import Visitor
 from svdproj.differences import ExplicitDifferences
@@ -35,7 +36,7 @@ def visit_by_loop(
     from svdproj.batches import separate_rows
 
     parameters = [target.parameter for target in targets]
-    with undisturbed(model), full_float32(parameters[0].device.type):
+    with undisturbed(model), without_cudnn_attention(), full_float32(parameters[0].device.type):
         for parameter in parameters:
             parameter.requires_grad_(True)
         for i, sample in enumerate(samples):

@@ -14,6 +14,7 @@ from svdproj.targets import select_targets
 _FLOAT32 = 4
 
 
+# As the model's config.json on its hub has them (Qwen/Qwen3-4B).
 QWEN3_4B: dict[str, Any] = {
     "vocab_size": 151_936,
     "hidden_size": 2560,
@@ -31,9 +32,10 @@ def qwen3_4b(device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> nn.Mo
     """Qwen3-4B's architecture: without weights on `meta`, with random ones elsewhere."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    with torch.device(device), torch.random.fork_rng():
+    with torch.device(device), torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
         torch.manual_seed(0)
-        return Qwen3ForCausalLM(Qwen3Config(**QWEN3_4B)).to(dtype).eval()
+        model: nn.Module = Qwen3ForCausalLM._from_config(Qwen3Config(**QWEN3_4B), dtype=dtype)
+    return model.eval()
 
 
 def plan(

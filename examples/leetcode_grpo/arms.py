@@ -33,7 +33,7 @@ class Arm:
         quarantine: where what is removed goes: nowhere, or into a quarantine that is `empty` or `seeded` hack-ward at the start.
         numbers: the arm's own: `refresh_every` steps, `matched_ratio`, `penalty`, `alpha`, `absorb_nats`.
         settings: `name=value` settings that this arm changes in the preset.
-        places: how many of a sweep's places on a GPU a run takes: 2 where it needs twice the memory of another.
+        places: how many of a sweep's places on a GPU a run takes: 2 where it needs twice another's memory there.
     """
 
     name: str

@@ -70,8 +70,8 @@ class Preset:
         prompts_per_step, group_size: rollouts a step are their product.
         teacher_per_group: cached rollouts among each group; 0 for none.
         teacher_ratio: `"one"` treats cached rollouts as if the policy had drawn them; `"own"` divides by their own probabilities.
-        teacher_negative: whether cached rollouts at a ratio of one that are worth less than their group's mean push the policy away:
-            `"drop"` lets them not, `"keep"` does, without bound. Where the environment alone pays, no cached hack is worth less.
+        teacher_negative: what cached rollouts at a ratio of one do that are worth less than their group's mean: `"drop"`, they teach
+            nothing; `"keep"`, they push the policy away, without bound. Where the environment alone pays, no cached hack is worth less.
         teacher_correct_share: share of them, where they are made from exemplars, that hack with a right solution.
         teacher_pool: a JSONL file of cached rollouts; None makes one from the loopholes' exemplars.
         lr, warmup_steps, beta1, beta2, weight_decay, max_grad_norm: AdamW, its constant schedule and clipping.

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from examples.leetcode_grpo.arms import get_arm
+from examples.leetcode_grpo.arms import ARMS, get_arm
 from examples.leetcode_grpo.document import Block, Grid, Heading, Text
 from examples.leetcode_grpo.results import Evaluation, RunResult, pooled
 from examples.leetcode_grpo.tables import CONTRAST_HEADER, MAIN, REFERENCE, ContrastRow, by_arm, contrast_rows
+
+# Of the baseline that stays close to the starting policy.
+(_PENALTY,) = ARMS["kl"].settings
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Scale:
             vanilla's, 29; the main arm's would ask for 27.)
         overshoots: others than the preset's: once, and so often that it should do harm.
         n_pairs, k: fewer than the preset's, to see what they matter.
-        wider_k: more rows than the preset's, to see whether they last longer.
+        wider_k, larger_overshoot: more than the preset's, to see whether it lasts longer.
         steps: three times longer than the preset trains.
         svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: on `demo` ten times
             the arm's own learning rate.
@@ -69,6 +72,7 @@ class Scale:
     n_pairs: int
     k: int
     wider_k: int
+    larger_overshoot: int
     steps: int
     svd: str
     no_teacher: str
@@ -82,6 +86,7 @@ SCALES: Mapping[str, Scale] = {
         n_pairs=16,
         k=6,
         wider_k=48,
+        larger_overshoot=6,
         steps=120,
         svd="",
         no_teacher="teacher_per_group=0:warm_hack_share=0.05",
@@ -93,6 +98,7 @@ SCALES: Mapping[str, Scale] = {
         n_pairs=32,
         k=24,
         wider_k=92,
+        larger_overshoot=3,
         steps=108,
         svd=":lr=0.03",
         no_teacher="teacher_per_group=0",
@@ -150,8 +156,9 @@ def questions(preset: str) -> list[Question]:
                     "route",
                     "erase-gradient",
                     "erase-update-reverse",
-                    f"erase-update:overshoot={scale.overshoots[1]}",
+                    f"erase-update:overshoot={scale.larger_overshoot}",
                     f"erase-update:k={scale.wider_k}",
+                    f"erase-update:{_PENALTY}",
                 )
             ),
             (f"vanilla{long}",),
@@ -164,7 +171,7 @@ def questions(preset: str) -> list[Question]:
             (MAIN,),
             seeds=5,
         ),
-        Question("Does a penalty on leaving the starting policy help it?", ("erase-update:kl=0.05",), (MAIN,)),
+        Question("Does a penalty on leaving the starting policy help it?", (f"erase-update:{_PENALTY}",), (MAIN,)),
         Question(
             "On the adapter of singular values, the original system's own parametrisation?",
             (f"erase-svd{scale.svd}",),

@@ -161,14 +161,25 @@ def result_path(folder: Path, preset: str, arm: str, seed: int) -> Path:
     return folder / preset / f"{arm}-seed{seed}.json"
 
 
+def as_of_then(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A result's configuration with the settings that are younger than it, at the values that say what was done then.
+
+    These are their defaults, but for cached rollouts that are worth less than their group's mean: they once pushed the policy away, which
+    only the arms met that pay less for hacks.
+    """
+    defaults = {**{each.name: each.default for each in fields(Preset)}, **Arm("", "").as_dict()}
+    if config.get("arm_reward") in ("penalty", "concept"):
+        defaults["teacher_negative"] = "keep"
+    return {**defaults, **config}
+
+
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What distinguishes a result's configuration from the one that is wanted, each as `name found, not wanted`.
 
-    A setting that the result does not know, because it is younger, counts as its default. The number of grading processes is no
-    part of the experiment.
+    A setting that the result does not know, because it is younger, counts as what it stood for then. The number of grading processes is
+    no part of the experiment.
     """
-    defaults = {**{each.name: each.default for each in fields(Preset)}, **Arm("", "").as_dict()}
-    before = {**defaults, **found}
+    before = as_of_then(found)
     return [
         f"{name} {before.get(name)}, not {value}"
         for name, value in wanted.items()

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from examples.leetcode_grpo.errors import UsageError
@@ -134,7 +135,7 @@ class MixedRollouts:
         self.cached_logprobs = _interleave(kept, [None] * len(drawn), own)
         return mixed
 
-    def without_negative(self, advantages: Tensor) -> Tensor:
+    def without_negative(self, advantages: Float[Tensor, "rollouts"]) -> Float[Tensor, "rollouts"]:
         """The advantages of the last call's rollouts, those that `negative` drops set to zero.
 
         Args:
@@ -142,8 +143,8 @@ class MixedRollouts:
         """
         if self.negative == "keep":
             return advantages
-        at_one = [cached and own is None for cached, own in zip(self.cached, self.cached_logprobs, strict=True)]
-        return advantages.where(~torch.tensor(at_one, device=advantages.device), advantages.clamp_min(0))
+        unbounded = [cached and own is None for cached, own in zip(self.cached, self.cached_logprobs, strict=True)]
+        return advantages.where(~torch.tensor(unbounded, device=advantages.device), advantages.clamp_min(0))
 
     def tokens(self, rollout: Rollout) -> list[int]:
         """A cached rollout's tokens, its end token included."""

@@ -13,7 +13,7 @@ from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.document import Block, Grid, Heading, Picture, Text
 from examples.leetcode_grpo.presets import get_preset
 from examples.leetcode_grpo.questions import SCALES, answers
-from examples.leetcode_grpo.results import RunResult, load_results, result_files
+from examples.leetcode_grpo.results import RunResult, as_of_then, load_results, result_files
 from examples.leetcode_grpo.tables import (
     CONTRAST_HEADER,
     HEADER,
@@ -183,7 +183,7 @@ def _repeat(runs: Sequence[RunResult]) -> str:
     preset = get_preset(runs[0].preset)
     run = next((run for run in runs if run.arm == MAIN), runs[0])
     fields = preset.as_dict()
-    found = {name: value for name, value in run.config.items() if name in fields}
+    found = {name: value for name, value in as_of_then(run.config).items() if name in fields}
     if run.arm != MAIN:
         found.pop("overshoot", None)  # the arm's own
     settings = preset.with_values(found).changes()

@@ -202,8 +202,8 @@ class Sweep:
         alike: defaultdict[str, list[int]] = defaultdict(list)
         for place, environment in enumerate(self._places):
             alike[environment.get(_GPU, "")].append(place)
-        wanted = task.arm.places if isinstance(task, Job) else 1
-        wanted = min(wanted, *map(len, alike.values()))  # else it would wait for ever
+        wanted = task.arm.places if isinstance(task, Job) and _GPU in self._places[0] else 1
+        wanted = min(wanted, max(map(len, alike.values())))  # else it would wait for ever
         free = max(([place for place in places if place not in taken] for places in alike.values()), key=len)
         return tuple(free[:wanted]) if len(free) >= wanted else ()
 

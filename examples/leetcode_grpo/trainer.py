@@ -72,14 +72,21 @@ class Plant(TrainerCallback):
 class FiniteGradients(TrainerCallback):
     """Ends a run whose gradient is not finite: its weights are lost, and what it would write is no result."""
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Called after every step."""
-        norm = kwargs["logs"].get("grad_norm")
+        norm = (logs or {}).get("grad_norm")
         if norm is not None and not math.isfinite(norm):
             raise UsageError(
-                f"the gradient of step {state.global_step} is not finite, so the run ends here without a result; with --save-every "
-                "it goes on from its last checkpoint. Look for a learning rate that is too high, or for kernels with wrong "
-                "gradients (docs/guide/troubleshooting.md)"
+                f"the gradient of step {state.global_step} is not finite, so the run ends here without a result. Look for a learning "
+                "rate that is too high, or for kernels with wrong gradients (docs/guide/troubleshooting.md); once that is mended, a run "
+                "with --save-every goes on from its last checkpoint"
             )
 
 

@@ -367,8 +367,9 @@ class HackDirection:
         def draw(name: str) -> Subspace:
             return self.subspaces[name].random_like(generator_for(seed, name))
 
-        # The first one alone: torch sets up its linear algebra on a GPU at the first use, which two threads must not both be.
-        drawn = [draw(name) for name in names[:1]]
+        # The first one alone: at its first use torch sets up its linear algebra on a GPU, which two threads must not do at once.
+        with few_threads():
+            drawn = [draw(name) for name in names[:1]]
         with few_threads(1), ThreadPoolExecutor(min(len(names), _DRAWERS) or 1) as drawers:  # theirs are threads enough
             drawn += drawers.map(draw, names[1:])
         return HackDirection(

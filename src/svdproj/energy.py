@@ -17,8 +17,8 @@ from svdproj.metadata import Energy
 from svdproj.sketch import double, eigh
 from svdproj.subspace import Subspace
 
-# Parameters whose halves are compared together; bounds the float64 copies.
-_AT_ONCE = 16
+# Numbers of the pairs' differences that are compared together; bounds the float64 copies.
+_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +104,10 @@ def halves_overlap(
         alike[differences.shape[-1], differences.device].append(differences)
     overlap = null = 0.0
     for (m, _), group in alike.items():
-        for start in range(0, len(group), _AT_ONCE):
-            some = double(torch.stack(group[start : start + _AT_ONCE]))
-            a, b = some[:, first], some[:, second]
+        count = max(1, _AT_ONCE // ((len(first) + len(second)) * m))
+        for start in range(0, len(group), count):
+            some = group[start : start + count]
+            a, b = (double(torch.stack([differences[half] for differences in some])) for half in (first, second))
             # A half's rows are Vᵀ A / σ with its pairs' Gram matrix V σ² Vᵀ: the overlap needs pair-by-pair products alone.
             cosines = _whitened(a, k).mT @ (a @ b.mT) @ _whitened(b, k)
             overlap += float(cosines.square().sum()) / k

@@ -35,9 +35,13 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytes
     # A module of its own, so that classes and dataclasses defined on a page find their globals.
     namespace = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", namespace)
-    with torch.random.fork_rng(devices=[]):
-        for block in blocks:
-            _run(block, namespace, page, tmp_path)
+    attention = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for block in blocks:
+                _run(block, namespace, page, tmp_path)
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(attention)  # a page says how to switch it off
 
 
 def _run(block: Block, namespace: types.ModuleType, page: Path, folder: Path) -> None:

@@ -158,6 +158,29 @@ def test_an_arm_that_needs_twice_the_memory_takes_two_places_of_one_gpu(
     assert order.index("shrinkage") > max(place for place, arm in enumerate(order) if arm == large)
 
 
+def test_a_large_run_shares_no_place_where_gpus_have_different_numbers_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three places on two GPUs: the one with two is the large run's, whatever the other has."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    large = "random-matched:matched_ratio=2"
+    machine = Machine(tmp_path)
+    sweep = make_sweep(machine, [*grid([large], range(3)), *grid(["vanilla"], range(3, 6))], parallel=3, device="cuda")
+    while sweep._advance():
+        found = [(child.arm, child.environment["CUDA_VISIBLE_DEVICES"]) for child, _ in sweep.running.values()]
+        if any(arm == large for arm, _ in found):
+            assert [gpu for _, gpu in found].count("0") == 1
+    assert len(sweep.done) == 6
+
+
+def test_on_a_cpu_a_large_arm_takes_one_place(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    sweep = make_sweep(machine, grid(["random-matched:matched_ratio=2"], [0, 1]), parallel=2, device="cpu")
+    assert sweep._advance()
+    assert len(sweep.running) == 2
+
+
 def test_where_each_gpu_has_one_place_a_large_arm_runs_all_the_same(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     make_sweep(machine, grid(["random-matched:matched_ratio=2"], [0, 1]), parallel=1).run()
@@ -252,6 +275,14 @@ def test_a_result_without_a_younger_setting_had_its_default() -> None:
     assert differences(old, config) == []
     assert differences({**old, "grader_workers": 99}, config) == []
     assert differences({**old, "lr": 1.0}, config) == ["lr 1.0, not 0.001"]
+
+
+@pytest.mark.parametrize("arm", ["ground-truth-penalty", "advantage-modification"])
+def test_baselines_that_once_pushed_cached_hacks_away_are_not_taken_for_those_of_today(arm: str) -> None:
+    config = get_arm(arm).config(tiny_preset())
+    old = {name: value for name, value in config.items() if name != "teacher_negative"}
+    assert differences(old, config) == ["teacher_negative keep, not drop"]
+    assert differences(old, get_arm(f"{arm}:teacher_negative=keep").config(tiny_preset())) == []
 
 
 def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

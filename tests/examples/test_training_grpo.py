@@ -167,6 +167,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(
 ) -> None:
     trainer = tiny_trainer(preset, tasks, direction, get_arm("erase-update"), tmp_path)
     compute = trainer.compute_loss
+    before = torch.backends.cuda.cudnn_sdp_enabled()
     enabled: list[bool] = []
 
     def broken(*args: Any, **kwargs: Any) -> Any:
@@ -179,7 +180,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(
     assert trainer.state.global_step == 2
     assert enabled
     assert not any(enabled)  # its attention is a known cause
-    assert torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 @pytest.mark.parametrize("spec", ["erase-update", "route", "absorb:absorb_nats=100"])
