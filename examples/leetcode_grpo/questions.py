@@ -61,8 +61,8 @@ class Scale:
         n_pairs, k: fewer than the preset's, to see what they matter.
         wider_k, larger_overshoot: more than the preset's, to see whether it lasts longer.
         steps: three times longer than the preset trains.
-        svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: on `demo` ten times
-            the arm's own learning rate.
+        svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: ten times the arm's own
+            learning rate.
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
         loopholes: whether there are enough loopholes to hide some of them.
     """
@@ -88,7 +88,7 @@ SCALES: Mapping[str, Scale] = {
         wider_k=48,
         larger_overshoot=6,
         steps=120,
-        svd="",
+        svd=":lr=0.03",
         no_teacher="teacher_per_group=0:warm_hack_share=0.05",
         loopholes=True,
     ),
