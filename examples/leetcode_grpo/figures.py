@@ -22,6 +22,8 @@ from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _SMOOTHING = 5
+# So many arms fit beside the curves; the names of more stand below them.
+_LEGEND_INSIDE, _LEGEND_COLUMNS = 5, 3
 
 _CAPTIONS = {
     "curves": "Hack and pass rate of the policy's own rollouts, smoothed over five steps; bands are the range over seeds.",
@@ -101,14 +103,20 @@ def _family(arm: str) -> str:
 
 
 def _curves(results: Sequence[RunResult]) -> Any:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True, layout="constrained")
+    arms = list(_coloured(results))
+    below = -(-len(arms) // _LEGEND_COLUMNS) if len(arms) > _LEGEND_INSIDE else 0
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4 + 0.22 * below), sharex=True, layout="constrained")
     for axis, name, title in zip(axes, ("hack", "pass"), ("hack rate", "pass rate"), strict=True):
-        for colour, (label, runs) in _coloured(results):
-            _band(axis, runs, name, label, colour)
+        for place, (colour, (label, runs)) in enumerate(arms):
+            _band(axis, runs, name, label, colour, "-" if place < len(_COLOURS) else "--")
         axis.set(title=title, xlabel="step", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("share of the policy's own rollouts")
-    axes[0].legend(frameon=False, fontsize=8)
+    if below:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=7, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    else:
+        axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
