@@ -213,6 +213,10 @@ def _described(function: Any) -> bool:
     return len(parameters) < 3 or "Args:" in text
 
 
+# A number of an SVG with digits behind the point.
+_COORDINATE = re.compile(r"-?\d+\.\d+")
+
+
 @pytest.mark.slow
 def test_the_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
     script = (
@@ -222,4 +226,8 @@ def test_the_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
     drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     kept = {name: (ROOT / "docs/assets/figures" / name).read_text(encoding="utf-8") for name in drawn}
     assert len(drawn) == 6
-    assert drawn == kept
+    for name, text in drawn.items():
+        # Processors round the descents of the third picture differently, in the fifth digit behind the point of a coordinate.
+        assert _COORDINATE.sub("", text) == _COORDINATE.sub("", kept[name]), name
+        coordinates, expected = (list(map(float, _COORDINATE.findall(svg))) for svg in (text, kept[name]))
+        assert coordinates == pytest.approx(expected, abs=1e-3), name
