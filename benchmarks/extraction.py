@@ -98,14 +98,14 @@ def exactness(
     """What the fit's passes, the same without shared prompts, and the loop find on the direction's charts: how far they are apart,
     and from a loop in float64.
     """
-    ways: dict[str, tuple[nn.Module, Callable[..., None]]] = {
+    known: dict[str, tuple[nn.Module, Callable[..., None]]] = {
         "fit": (model, visit_gradients),
         "separate_rows": (model, partial(visit_gradients, shared=False)),
         "loop": (model, visit_by_loop),
         "float64": (copy.deepcopy(model).double(), visit_by_loop),
     }
-    found = {name: _coordinates(used, samples, direction, way, batch_size) for name, (used, way) in ways.items()}
-    return {f"{one} from {other}": largest_difference(found[one], found[other]) for one, other in COMPARED}
+    found = {name: _coordinates(used, samples, direction, way, batch_size) for name, (used, way) in known.items()}
+    return {ways: largest_difference(found[one], found[other]) for ways, (one, other) in COMPARED.items()}
 
 
 Found = dict[tuple[str, int], tuple[Tensor, Tensor]]

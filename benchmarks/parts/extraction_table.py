@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 _GIB = 2**30
-COMPARED = (
-    ("fit", "loop"),
-    ("separate_rows", "loop"),
-    ("fit", "float64"),
-    ("separate_rows", "float64"),
-    ("loop", "float64"),
-)
+COMPARED = {
+    f"{one} from {other}": (one, other)
+    for one, other in (
+        ("fit", "loop"),
+        ("separate_rows", "loop"),
+        ("fit", "float64"),
+        ("separate_rows", "float64"),
+        ("loop", "float64"),
+    )
+}
 """Ways to the gradients that are compared: the fit's own, the same without shared prompts, a loop, and a loop in float64."""
 _PLAN = {
     "weights": "weights, bfloat16",
@@ -45,7 +48,7 @@ def tables(paths: Sequence[Path]) -> str:
         "",
         "The largest relative difference of a pair's coordinates for one weight, between any two ways to the gradients:",
         "",
-        f"| device | pairs | {' | '.join(f'{one} from {other}' for one, other in COMPARED).replace('separate_rows', 'fit without shared prompts')} |",
+        f"| device | pairs | {' | '.join(COMPARED).replace('separate_rows', 'fit without shared prompts')} |",
         "|---" + "|---:" * (1 + len(COMPARED)) + "|",
         *(_differences(result) for result in results),
         "",
@@ -71,8 +74,7 @@ def _device(result: dict[str, Any]) -> str:
 
 def _differences(result: dict[str, Any]) -> str:
     found = result["equality"]["largest_relative_difference"]
-    ways = [f"{one} from {other}" for one, other in COMPARED]
-    shares = [f"{found[way]['coordinates']:.0e}" if way in found else "" for way in ways]
+    shares = [f"{found[way]['coordinates']:.0e}" if way in found else "" for way in COMPARED]
     cells = [_device(result), str(result["equality"]["pairs"]), *shares]
     return "| " + " | ".join(cells) + " |"
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from svdproj.attention import without_cudnn_attention
 from svdproj.batches import Sample
 from svdproj.capture import Visitor
 from svdproj.differences import ExplicitDifferences
 from svdproj.likelihood import weighted_nll
-from svdproj.precision import full_float32
 from svdproj.targets import Target
-from svdproj.undisturbed import undisturbed
+from svdproj.undisturbed import exact_passes
 
 
 def visit_by_loop(
@@ -36,7 +34,7 @@ def visit_by_loop(
     from svdproj.batches import separate_rows
 
     parameters = [target.parameter for target in targets]
-    with undisturbed(model), without_cudnn_attention(), full_float32(parameters[0].device.type):
+    with exact_passes(model):
         for parameter in parameters:
             parameter.requires_grad_(True)
         for i, sample in enumerate(samples):

@@ -103,7 +103,7 @@ def _family(arm: str) -> str:
 
 
 def _curves(results: Sequence[RunResult]) -> Any:
-    arms = list(_coloured(results))
+    arms = _coloured(results)
     below = -(-len(arms) // _LEGEND_COLUMNS) if len(arms) > _LEGEND_INSIDE else 0
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4 + 0.22 * below), sharex=True, layout="constrained")
     for axis, name, title in zip(axes, ("hack", "pass"), ("hack rate", "pass rate"), strict=True):

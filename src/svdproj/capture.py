@@ -18,13 +18,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svdproj.attention import without_cudnn_attention
 from svdproj.batches import Batch, Sample, split_into_batches
 from svdproj.differences import Differences, ExplicitDifferences, FactoredDifferences
 from svdproj.likelihood import can_share_prompts, make_batch, weighted_nll
-from svdproj.precision import full_float32
 from svdproj.targets import Target, refuse_sharded
-from svdproj.undisturbed import undisturbed
+from svdproj.undisturbed import exact_passes
 
 Visitor = Callable[[str, Sequence[int], Differences], None]
 
@@ -77,7 +75,7 @@ def visit_gradients(
     refuse_sharded(targets)
     layered = [target for target in targets if target.modules]
     others = [target for target in targets if not target.modules]
-    with undisturbed(model), without_cudnn_attention(), full_float32(next(model.parameters()).device.type):
+    with exact_passes(model):
         if shared is None:
             shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
         overhead = _BATCH_OVERHEAD.get(next(model.parameters()).device.type, 0)

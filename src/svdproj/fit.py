@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdproj.attention import without_cudnn_attention
 from svdproj.batches import pair_sample
 from svdproj.capture import Places, Visitor, visit_gradients
 from svdproj.charts import CHART_KINDS, BilinearChart, Chart, DenseChart, DiagonalChart
@@ -37,7 +36,7 @@ from svdproj.subspace import Subspace
 from svdproj.targets import Target, refuse_sharded, select_targets
 from svdproj.threads import few_threads
 from svdproj.tokens import check_vocabulary, context_length, encode_pair, prompt_key, warn_about_lengths
-from svdproj.undisturbed import undisturbed
+from svdproj.undisturbed import exact_passes
 from svdproj.validation import held_out_figures
 
 BASES = ("gradient", "weight")
@@ -104,7 +103,7 @@ def fit_model(
     sketched = from_pairs and any(not _dense_is_smaller(tuple(t.parameter.shape), options.chart_rank) for t in selected)
     # The bar stands before the first forwards: with long completions on a CPU they take a minute.
     with progress_bar(len(fitted) * sketched + len(pairs), progress) as on_batch:
-        with undisturbed(model), without_cudnn_attention(), full_float32(next(model.parameters()).device.type):
+        with exact_passes(model):
             shared = can_share_prompts(model, max(samples, key=lambda sample: sample.longest))
 
         def passes(chosen: Sequence[int], visit: Visitor) -> None:

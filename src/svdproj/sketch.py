@@ -96,9 +96,8 @@ def orthonormal_columns(columns: Float[Tensor, "*stack dim r"]) -> Float[Tensor,
 
 def eigh(symmetric: Float[Tensor, "*stack n n"]) -> tuple[Float[Tensor, "*stack n"], Float[Tensor, "*stack n n"]]:
     """`torch.linalg.eigh` on the CPU, where small matrices are faster than on an accelerator, and back."""
-    symmetric_on_cpu = ((symmetric + symmetric.mT) / 2).cpu()
     with few_threads():
-        values, vectors = torch.linalg.eigh(symmetric_on_cpu)
+        values, vectors = torch.linalg.eigh(((symmetric + symmetric.mT) / 2).cpu())
     return values.to(symmetric.device), vectors.to(symmetric.device)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from svdproj.attention import without_cudnn_attention
+from svdproj.precision import full_float32
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -48,6 +51,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = was_training
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def exact_passes(model: nn.Module) -> Iterator[None]:
+    """What every pass over pairs is made in: the model undisturbed, float32 in full, and no attention whose gradients are wrong."""
+    with undisturbed(model), without_cudnn_attention(), full_float32(next(model.parameters()).device.type):
+        yield
 
 
 def _under_autocast(module: nn.Module) -> bool:

@@ -117,11 +117,15 @@ def test_a_single_run_of_a_seed_prepares_for_itself(tmp_path: Path) -> None:
     assert machine.names() == ["vanilla 0", "vanilla 1"]
 
 
-def test_no_more_run_at_once_than_allowed_and_places_are_kept_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that seems to have two."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_no_more_run_at_once_than_allowed_and_places_are_kept_apart(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     sweep = make_sweep(machine, grid(["vanilla"], range(8)), parallel=4, device="cuda")
     while sweep._advance():
@@ -133,11 +137,8 @@ def test_no_more_run_at_once_than_allowed_and_places_are_kept_apart(
     assert threads == max(1, len(os.sched_getaffinity(0)) // 4)
 
 
-def test_an_arm_that_needs_twice_the_memory_takes_two_places_of_one_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+@pytest.mark.usefixtures("two_gpus")
+def test_an_arm_that_needs_twice_the_memory_takes_two_places_of_one_gpu(tmp_path: Path) -> None:
     large = "random-matched:matched_ratio=2"
     machine = Machine(tmp_path)
     jobs = [*grid(["vanilla"], range(5)), *grid([large], range(5, 8)), *grid(["shrinkage"], range(8, 12))]
@@ -158,12 +159,9 @@ def test_an_arm_that_needs_twice_the_memory_takes_two_places_of_one_gpu(
     assert order.index("shrinkage") > max(place for place, arm in enumerate(order) if arm == large)
 
 
-def test_a_large_run_shares_no_place_where_gpus_have_different_numbers_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("two_gpus")
+def test_a_large_run_shares_no_place_where_gpus_have_different_numbers_of_them(tmp_path: Path) -> None:
     """Three places on two GPUs: the one with two is the large run's, whatever the other has."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     large = "random-matched:matched_ratio=2"
     machine = Machine(tmp_path)
     sweep = make_sweep(machine, [*grid([large], range(3)), *grid(["vanilla"], range(3, 6))], parallel=3, device="cuda")
