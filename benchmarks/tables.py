@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import leak, newcomer, step_time
+from benchmarks import leak, newcomer, parallel, step_time
 from benchmarks.parts.records import RESULTS, counted, table
 from examples.leetcode_grpo.document import fill_parts
 from examples.leetcode_grpo.files import write_text
@@ -51,8 +51,17 @@ def step_section(record: Mapping[str, Any]) -> str:
         parts.append(step_time.summary(kind, found["whole"], found["bare"], speeds))
         hosts = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in found["host_seconds"].items())
         sizes = ", ".join(f"{size['mib']} MiB {1e3 * size['seconds']:.2f} ms" for size in found["stack_sizes"])
-        parts.append(f"Time of the host: {hosts}. Bare step by size of a stack: {sizes}.")
+        parts.append(f"Time of the host: {hosts}." + (f" Bare step by size of a stack: {sizes}." if sizes else ""))
     return "\n\n".join(parts)
+
+
+def parallel_section(record: Mapping[str, Any]) -> str:
+    """Each layout with and without the wrapper."""
+    config = record["config"]
+    return (
+        f"{parallel.summary(record['results'])}\n\n{config['batch']} × {config['length']} tokens to a step over {counted(config['world'], 'process', 'processes')}, "
+        f"{config['backend']}; weights after {counted(config['steps'], 'step')}, medians of {config['repeats']} steps. {_machine(record)}"
+    )
 
 
 def grading_section(record: Mapping[str, Any]) -> str:
@@ -94,7 +103,9 @@ def _machine(record: Mapping[str, Any]) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "leak": ("leak_smollm2.json", leak_section),
     "step-gpu": ("step_time_h100_32x256.json", step_section),
+    "step-h200": ("step_time_h200_32x256.json", step_section),
     "step-cpu": ("step_time_cpu.json", step_section),
+    "parallel": ("parallel_h200.json", parallel_section),
     "grading": ("grading.json", grading_section),
     "newcomer": ("newcomer.json", newcomer_section),
 }

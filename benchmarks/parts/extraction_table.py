@@ -41,16 +41,16 @@ def tables(paths: Sequence[Path]) -> str:
             "no results to show; measure with python -m benchmarks.extraction --out benchmarks/results/extraction-….json"
         )
     lines = [
-        "| device | pairs | batch | fit, s | loop, s | times faster | of the passes alone | peak memory over a training pass |"
-        " overlap of both directions, least |",
-        "|---" + "|---:" * 8 + "|",
+        "| model | device | pairs | batch | fit, s | loop, s | times faster | of the passes alone | fit's peak, GiB |"
+        " over a training pass's | overlap of both directions, least |",
+        "|---|---" + "|---:" * 9 + "|",
         *(_row(result) for result in results),
         "",
         "The largest relative difference of a pair's coordinates for one weight, between any two ways to the gradients:",
         "",
         f"| device | pairs | {' | '.join(COMPARED).replace('separate_rows', 'fit without shared prompts')} |",
         "|---" + "|---:" * (1 + len(COMPARED)) + "|",
-        *(_differences(result) for result in results),
+        *(_differences(result) for result in results if result["equality"]["largest_relative_difference"]),
         "",
     ]
     plan = results[0]["plan_qwen3_4b"]
@@ -83,6 +83,7 @@ def _row(result: dict[str, Any]) -> str:
     memory = result.get("memory")
     fast, loop = (min(result["seconds"][name]) for name in ("fit", "loop"))
     cells = [
+        f"{result['config']['model']}, {result['config']['dtype']}",
         _device(result),
         str(result["pairs"]),
         str(result["config"]["batch_size"]),
@@ -90,6 +91,7 @@ def _row(result: dict[str, Any]) -> str:
         f"{loop:.1f}",
         f"{result['speedup']:.1f}",
         f"{result['speedup_of_passes']:.1f}",
+        f"{memory['fit_peak'] / _GIB:.1f}" if memory else "",
         f"{memory['ratio']:.2f}" if memory else "",
         f"{result['overlap_of_directions']['min']:.4f}",
     ]
