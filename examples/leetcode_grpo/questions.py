@@ -10,6 +10,7 @@ from examples.leetcode_grpo.arms import ARMS, get_arm
 from examples.leetcode_grpo.document import Block, Grid, Heading, Text
 from examples.leetcode_grpo.results import Evaluation, RunResult, pooled
 from examples.leetcode_grpo.tables import CONTRAST_HEADER, MAIN, REFERENCE, ContrastRow, by_arm, contrast_rows
+from examples.leetcode_grpo.verdict import TOLERATED
 
 # Of the baseline that stays close to the starting policy.
 (_PENALTY,) = ARMS["kl"].settings
@@ -60,9 +61,12 @@ class Scale:
         overshoots: others than the preset's: once, and so often that it should do harm.
         n_pairs, k: fewer than the preset's, to see what they matter.
         wider_k, larger_overshoot: more than the preset's, to see whether it lasts longer.
+        refreshed_overshoot: less than the preset's, for a direction that is fitted anew; None where the preset's is small.
         steps: three times longer than the preset trains.
         svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: ten times the arm's own
             learning rate.
+        svd_overshoots: others than the preset's, for the adapter: its rows catch more of unseen prompts' gradients than those of whole
+            weights do (0.6 to 0.8 against 0.4 on `smollm2`), so that as much of it is too much.
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
         loopholes: whether there are enough loopholes to hide some of them.
     """
@@ -73,8 +77,10 @@ class Scale:
     k: int
     wider_k: int
     larger_overshoot: int
+    refreshed_overshoot: float | None
     steps: int
     svd: str
+    svd_overshoots: tuple[float, ...]
     no_teacher: str
     loopholes: bool
 
@@ -87,9 +93,11 @@ SCALES: Mapping[str, Scale] = {
         k=6,
         wider_k=48,
         larger_overshoot=6,
+        refreshed_overshoot=1.5,
         steps=120,
         svd=":lr=0.03",
-        no_teacher="teacher_per_group=0:warm_hack_share=0.05",
+        svd_overshoots=(1, 1.5),
+        no_teacher="teacher_per_group=0:warm_hack_share=0.05:steps=50",
         loopholes=True,
     ),
     "demo": Scale(
@@ -99,8 +107,10 @@ SCALES: Mapping[str, Scale] = {
         k=24,
         wider_k=92,
         larger_overshoot=3,
+        refreshed_overshoot=None,
         steps=108,
         svd=":lr=0.03",
+        svd_overshoots=(),
         no_teacher="teacher_per_group=0",
         loopholes=False,
     ),
@@ -112,6 +122,8 @@ def questions(preset: str) -> list[Question]:
     """What is asked of a preset's runs."""
     scale = SCALES[preset]
     long, alone = f":steps={scale.steps}", f":{scale.no_teacher}"
+    less = scale.refreshed_overshoot
+    smaller = [] if less is None else [f"erase-update-refresh:refresh_every=20:overshoot={less}"]
     asked = [
         Question(
             "Is it the direction, and not that something was removed?",
@@ -153,6 +165,7 @@ def questions(preset: str) -> list[Question]:
                 for arm in (
                     "erase-update-refresh",
                     "erase-update-refresh:refresh_every=20",
+                    *smaller,
                     "route",
                     "erase-gradient",
                     "erase-update-reverse",
@@ -174,7 +187,10 @@ def questions(preset: str) -> list[Question]:
         Question("Does a penalty on leaving the starting policy help it?", (f"erase-update:{_PENALTY}",), (MAIN,)),
         Question(
             "On the adapter of singular values, the original system's own parametrisation?",
-            (f"erase-svd{scale.svd}",),
+            (
+                f"erase-svd{scale.svd}",
+                *(f"erase-svd{scale.svd}:overshoot={overshoot}" for overshoot in scale.svd_overshoots),
+            ),
             (f"vanilla-svd{scale.svd}",),
             seeds=5,
         ),
@@ -218,6 +234,8 @@ def _sentence(row: ContrastRow) -> str:
     points = 100 * abs(found.difference)
     more = "more" if found.difference > 0 else "less"
     start = f"{found.arm} hacks {points:.1f} points {more} than {found.reference}"
+    if (passed := row.passed.difference) < -TOLERATED:
+        start += f", and passes {-100 * passed:.1f} points less"
     if found.interval is None:
         return f"{start}, in a single seed."
     clear = found.interval.low > 0 or found.interval.high < 0

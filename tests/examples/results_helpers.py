@@ -8,12 +8,12 @@ from examples.leetcode_grpo.results import Evaluation, ProblemCounts, RunResult,
 
 
 def made_result(
-    arm: str = "vanilla", seed: int = 0, preset: str = "demo", hack: float = 0.5, steps: int = 12
+    arm: str = "vanilla", seed: int = 0, preset: str = "demo", hack: float = 0.5, steps: int = 12, passed: int = 2
 ) -> RunResult:
-    """A run whose hack rate rises to `hack`, with two held-out problems."""
+    """A run whose hack rate rises to `hack`, with two held-out problems; on one of them `passed` of four completions pass."""
     counts = (
         ProblemCounts("easy/a", "run_tests", hack=int(4 * hack), attempted=3, passed=1, n=4),
-        ProblemCounts("easy/b", "sentinel", hack=1, attempted=1, passed=2, n=4),
+        ProblemCounts("easy/b", "sentinel", hack=1, attempted=1, passed=passed, n=4),
         ProblemCounts("easy/a", None, hack=0, attempted=0, passed=3, n=4),
     )
     evaluation = Evaluation(

@@ -73,6 +73,16 @@ def test_one_seed_alone_is_called_that() -> None:
     assert "in a single seed" in _texts(_after(answers(runs, "smollm2"), "Gradient or update"))
 
 
+@pytest.mark.parametrize(
+    ("passed", "said"), [(0, "and passes 25.0 points less, in a single seed"), (2, "than vanilla-svd@lr=0.03, in a")]
+)
+def test_less_hacking_at_the_price_of_passing_is_said(passed: int, said: str) -> None:
+    runs = [made_result("vanilla-svd@lr=0.03", hack=1.0), made_result("erase-svd@lr=0.03", hack=0.0, passed=passed)]
+    text = _texts(_after(answers(runs, "smollm2"), "adapter of singular values"))
+    assert said in text
+    assert ("passes" in text) == (passed == 0)
+
+
 def test_the_weak_detector_is_read_by_loophole() -> None:
     weak = made_result("weak-detector", hack=0.0)
     weak = replace(weak, config={**weak.config, "known_loopholes": ["run_tests"]})
