@@ -86,6 +86,14 @@ class Arm:
         return {**defaults, **self.projection, **choices, **self.numbers}
 
 
+# The numbers that a reward of one's own needs, with their defaults.
+_REWARDS: Mapping[Reward, Mapping[str, float]] = {
+    "environment": {},
+    "honest": {},
+    "penalty": {"penalty": 4.0},
+    "concept": {"alpha": 2.0},
+}
+
 _ONCE: Mapping[str, Any] = {"overshoot": 1.0}
 _MEASURE: Mapping[str, Any] = {"mode": "measure", **_ONCE}
 # Scales of singular directions are 0.1 to 30 in size, weights a hundredth of that: so are the steps.
@@ -148,7 +156,7 @@ ARMS: Mapping[str, Arm] = {
             "baseline: the strict oracle takes from the reward of every hack",
             projection=_MEASURE,
             reward="penalty",
-            numbers={"penalty": 4.0},
+            numbers=_REWARDS["penalty"],
         ),
         Arm("kl", "baseline: a penalty on leaving the starting policy", projection=_MEASURE, settings=("kl=0.05",)),
         Arm(
@@ -156,7 +164,7 @@ ARMS: Mapping[str, Arm] = {
             "baseline: less reward where hidden states look like hacking",
             projection=_MEASURE,
             reward="concept",
-            numbers={"alpha": 2.0},
+            numbers=_REWARDS["concept"],
         ),
         Arm(
             "weak-detector",
@@ -170,8 +178,9 @@ ARMS: Mapping[str, Arm] = {
 def get_arm(text: str) -> Arm:
     """The arm of that name, or a variant of it: `erase-update:overshoot=3:k=64`.
 
-    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`), the arm's own numbers, or settings of
-    the preset. Its name, in files and tables, is `erase-update@k=64,overshoot=3`, whatever the order of the changes.
+    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`), the `reward` (`environment`, `honest`,
+    `penalty`, `concept`), the arm's and the reward's own numbers, or settings of the preset. Its name, in files and tables, is
+    `erase-update@k=64,overshoot=3`, whatever the order of the changes.
 
     Raises:
         UsageError: there is no such arm; the message lists those that there are. Or a change is not `name=value`, is given twice, or
@@ -195,8 +204,12 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
             raise UsageError(f"{option} is given twice for a variant of {arm.name}; give it once")
         given[option] = value
     projection = {name: _parse_option(name, given[name], _OPTIONS[name]) for name in _OPTIONS if name in given}
-    numbers = {name: _parse_option(name, given[name], _positive) for name in arm.numbers if name in given}
-    own = {*projection, *numbers}
+    reward: Reward = _parse_option("reward", given["reward"], _choice(*_REWARDS)) if "reward" in given else arm.reward
+    # A reward brings its own numbers, and leaves none behind where another takes its place.
+    left = {name for name in _REWARDS[arm.reward] if reward != arm.reward}
+    known = {**_REWARDS[reward], **{name: value for name, value in arm.numbers.items() if name not in left}}
+    numbers = {name: _parse_option(name, given[name], _positive) for name in known if name in given}
+    own = {*projection, *numbers, "reward"}
     settings = tuple(f"{name}={value}" for name, value in sorted(given.items()) if name not in own)
     # A comma separates changes, so that of a list becomes a plus.
     label = ",".join(f"{name}={value.replace(',', '+')}" for name, value in sorted(given.items()))
@@ -207,7 +220,8 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
         name=f"{arm.name}@{label}",
         purpose=f"{arm.name} with {', '.join(sorted(changes))}",
         projection={**arm.projection, **projection},
-        numbers={**arm.numbers, **numbers},
+        reward=reward,
+        numbers={**known, **numbers},
         settings=(*arm.settings, *settings),
     )
     if projection:

@@ -184,6 +184,19 @@ def questions(preset: str) -> list[Question]:
             (MAIN,),
             seeds=5,
         ),
+        Question(
+            "Does it combine with a change of the reward?",
+            ("erase-update:reward=penalty", "erase-update:reward=concept"),
+            ("ground-truth-penalty", "advantage-modification"),
+        ),
+        Question(
+            "Does a change of the reward last?",
+            tuple(
+                f"{arm}{long}"
+                for arm in ("ground-truth-penalty", "advantage-modification", "erase-update:reward=concept")
+            ),
+            (f"vanilla{long}",),
+        ),
         Question("Does a penalty on leaving the starting policy help it?", (f"erase-update:{_PENALTY}",), (MAIN,)),
         Question(
             "On the adapter of singular values, the original system's own parametrisation?",

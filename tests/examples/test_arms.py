@@ -56,6 +56,7 @@ EQUIPPED = (
     "ground-truth-penalty",
     "kl",
     "advantage-modification",
+    "erase-update:reward=concept",
     "weak-detector",
 )
 

@@ -135,6 +135,18 @@ def test_a_variant_changes_the_projection_and_the_preset_and_its_name() -> None:
     assert get_arm("erase-update-two-sided:space=gradient").as_dict()["gate"] == "two_sided"
 
 
+def test_a_variant_is_paid_by_another_reward() -> None:
+    combined = get_arm("erase-update-refresh:reward=concept:alpha=3")
+    assert combined.name == "erase-update-refresh@alpha=3,reward=concept"
+    assert (combined.reward, combined.number("alpha"), combined.number("refresh_every")) == ("concept", 3.0, 5.0)
+    assert combined.as_dict()["mode"] == "erase"
+    assert get_arm("route:reward=penalty").number("penalty") == get_arm("ground-truth-penalty").number("penalty")
+    plain = get_arm("ground-truth-penalty:reward=environment")
+    assert (plain.reward, dict(plain.numbers)) == ("environment", {})
+    with pytest.raises(UsageError, match="unknown setting 'penalty'"):
+        get_arm("erase-update:reward=concept:penalty=2").configure(get_preset("demo"))
+
+
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
@@ -143,6 +155,7 @@ def test_a_variant_changes_the_projection_and_the_preset_and_its_name() -> None:
         ("erase-update:k=1:k=2", "k is given twice"),
         ("erase-update:gate=half", "gate must be one of one_sided, two_sided, reverse, got 'half'"),
         ("erase-update:overshoot=-1", "overshoot must be a positive number"),
+        ("erase-update:reward=none", "reward must be one of environment, honest, penalty, concept, got 'none'"),
         ("nothing:k=1", "unknown arm 'nothing'"),
     ],
 )
