@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from svdproj.integrations.transformers import (
     find_projected_optimizer,
     projected_optimizer_factory,
 )
+from svdproj.metadata import Energy
 
 STEPS = 4
 OPTIONS = {"lr": 1e-2, "weight_decay": 0.1}
@@ -157,6 +159,24 @@ def test_a_refresh_changes_the_direction_logs_the_overlap_and_is_saved(tmp_path:
     assert 0 < overlaps[1] < 1  # type: ignore[operator]
     saved = HackDirection.load(tmp_path / f"checkpoint-{STEPS}" / DIRECTION_FILE)
     assert saved.fingerprint == make_direction(seed=2).fingerprint
+
+
+def test_a_refresh_logs_what_its_rows_catch_of_held_out_pairs_where_it_knows(tmp_path: Path) -> None:
+    def refit(*_: Any) -> HackDirection:
+        found = make_direction()
+        known = Energy(rows_held_out=0.4) if trainer.state.global_step == 2 else Energy()
+        return HackDirection(found.subspaces, replace(found.metadata, energy=known))
+
+    trainer = MixedTrainer(
+        make_model(),
+        arguments(tmp_path),
+        train_dataset=Tokens(),
+        direction=make_direction(),
+        callbacks=[ProjectionCallback(refresh_every=1, refit=refit)],
+    )
+    trainer.train()
+    caught = [entry.get("svdproj/refresh_rows_held_out") for entry in logged(trainer)]
+    assert caught == [None, 0.4, *[None] * (STEPS - 2)]
 
 
 def test_the_mixin_resumes_with_the_refreshed_direction(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ trainer makes and also resumes with a refreshed direction.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -274,6 +275,8 @@ class ProjectionCallback(TrainerCallback):
             "svdproj/refresh_overlap": sum(overlaps) / len(overlaps) if overlaps else 0.0,
             "svdproj/refresh_parameters": float(len(refreshed)),
         }
+        if math.isfinite(caught := refreshed.metadata.energy.rows_held_out):
+            self._refresh_logs["svdproj/refresh_rows_held_out"] = caught
 
     def on_log(
         self,
