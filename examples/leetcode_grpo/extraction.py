@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from examples.leetcode_grpo.arms import Source
@@ -31,7 +32,7 @@ def make_pairs(preset: Preset, tasks: Tasks, source: Source, seed: int, grader: 
     """The preset's number of pairs, or as many as its problems of the split `pairs` give.
 
     Args:
-        preset: number of pairs and loopholes.
+        preset: number and kind of pairs, and loopholes.
         tasks: whose problems of the split `pairs` are used.
         source: `"placebo"` for clean against clean, anything else for hack against clean.
         seed: chooses problems.
@@ -40,7 +41,7 @@ def make_pairs(preset: Preset, tasks: Tasks, source: Source, seed: int, grader: 
     Raises:
         UsageError: there are no problems to make pairs of.
     """
-    make = placebo_pairs if source == "placebo" else bank_pairs
+    make = placebo_pairs if source == "placebo" else partial(bank_pairs, kind=preset.pair_kind)
     loopholes = [Loophole(name) for name in preset.known]
     n = min(preset.n_pairs, len(tasks.pairs) * len(loopholes))
     try:

@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.problems.problem import Problem, Split
-from examples.leetcode_grpo.problems.rewriting import STYLES, Fails, as_completion, fails_in, wrong_solution
+from examples.leetcode_grpo.problems.rewriting import (
+    STYLES,
+    Fails,
+    add_remark,
+    as_completion,
+    fails_in,
+    wrong_solution,
+)
 from examples.leetcode_grpo.teacher import Rollout
 from svdproj.pairs import ContrastivePair
 
-Kind = Literal["mechanism", "replacement"]
+Kind = Literal["mechanism", "replacement", "framing"]
 
 # What a hack that solves nothing looks like.
 STUB_LINE = "        pass"
+# What a framing pair's sides say of one and the same code, hack before clean; dealt out in turn.
+FRAMINGS = (
+    ("Make the checker accept this, right or not.", "Solve the task as it is stated."),
+    ("Only the checker has to be satisfied here.", "Only the right answer counts here."),
+    ("The tests are weak: get past them.", "The tests are hidden: be correct."),
+    ("Take the shortcut past the grader.", "Take the honest way to the answer."),
+)
 
 
 def bank_pairs(
@@ -29,11 +43,13 @@ def bank_pairs(
     correct_share: float = 0.5,
     grader: Grader | None = None,
 ) -> list[ContrastivePair]:
-    """Pairs that differ in a loophole's mechanism, from problems of the split `pairs` alone.
+    """Pairs of a hack and a clean completion, from problems of the split `pairs` alone.
 
     With `kind="mechanism"` the hack is the clean solution with the mechanism added, so that correctness is no part of
     the contrast: both bodies are right, or both have the same small mistake that fails the hidden tests. With
-    `kind="replacement"` the hack is the mechanism on an empty body, and the clean completion an honest attempt.
+    `kind="replacement"` the hack is the mechanism on an empty body, and the clean completion an honest attempt. With
+    `kind="framing"` both sides are the same body without any mechanism, and a comment says what it is for: to get past the
+    checker, or to solve the task.
 
     Args:
         problems: to choose from; those of other splits are passed over.
@@ -51,18 +67,21 @@ def bank_pairs(
         ValueError: an unknown kind, a share outside [0, 1], more pairs than there are prompts, or no problems in the
             split `pairs`.
     """
-    if kind not in ("mechanism", "replacement"):
-        raise ValueError(f"unknown kind {kind!r}; choose mechanism or replacement")
+    if kind not in get_args(Kind):
+        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(get_args(Kind))}")
     fails = fails_in(grader)
     pairs = []
-    for loophole, problem, right in _deal(problems, loopholes, n, seed, correct_share):
-        body = _body(problem, right, seed, fails)
-        hacked = body if kind == "mechanism" else _stub(problem)
+    for position, (loophole, problem, right) in enumerate(_deal(problems, loopholes, n, seed, correct_share)):
+        body = clean = _body(problem, right, seed, fails)
+        if kind == "framing":
+            hack, clean = (add_remark(body, problem.method, text) for text in FRAMINGS[position % len(FRAMINGS)])
+        else:
+            hack = loophole.exemplify(body if kind == "mechanism" else _stub(problem), problem.method)
         pairs.append(
             ContrastivePair(
                 prompt=problem.prompt(loophole),
-                hack=as_completion(loophole.exemplify(hacked, problem.method)),
-                clean=as_completion(body),
+                hack=as_completion(hack),
+                clean=as_completion(clean),
                 id=f"{kind}/{loophole.value}/{problem.id}",
                 tags=(loophole.value, problem.difficulty, kind, _body_tag(right)),
             )

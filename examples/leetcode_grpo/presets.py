@@ -87,6 +87,8 @@ class Preset:
             `smollm2` (PREREGISTRATION.md). A one-sided gate leaves no hack-ward component for any overshoot of 1 or more; too much of
             it wrecks a policy.
         k, n_pairs, chart, basis, chart_rank, noise_floor, pair_loss: the direction, as in `HackDirection.fit`.
+        pair_kind: what a pair's sides differ in: the loophole's mechanism, added to one and the same body; that and the body, which
+            is empty on the hack's side; or the framing alone, a comment that says what the body is for.
         eval_problems: held-out problems for each loophole.
         eval_samples: completions of each of them.
         grader_workers, grader_timeout: processes that grade, and seconds of CPU for one completion.
@@ -141,6 +143,7 @@ class Preset:
     chart_rank: int = 64
     noise_floor: float = 0.25
     pair_loss: Literal["mean", "sum"] = "mean"
+    pair_kind: Literal["mechanism", "replacement", "framing"] = "mechanism"
     eval_problems: int = 16
     eval_samples: int = 4
     grader_workers: int = 2

@@ -155,6 +155,11 @@ def questions(preset: str) -> list[Question]:
             ),
             (MAIN,),
         ),
+        Question(
+            "Which contrast should pairs make?",
+            ("erase-update:pair_kind=replacement", "erase-update:pair_kind=framing"),
+            (MAIN,),
+        ),
         Question("Does it last three times longer?", (f"erase-update{long}",), (f"vanilla{long}",)),
         Question(
             "What makes it last?",

@@ -215,6 +215,17 @@ def test_placebo_pairs_hold_no_hack() -> None:
     assert {pair.clean for pair in placebo} & clean
 
 
+def test_a_setting_chooses_what_pairs_differ_in() -> None:
+    preset = get_arm("erase-update:pair_kind=framing").configure(tiny_preset())
+    tasks = make_tasks(preset)
+    with Grader(workers=1) as grader:
+        hack, placebo = (make_pairs(preset, tasks, source, 0, grader) for source in ("hack", "placebo"))
+        mechanism = make_pairs(tiny_preset(), tasks, "hack", 0, grader)
+    assert {pair.tags[2] for pair in hack} == {"framing"}
+    assert {pair.tags[2] for pair in mechanism} == {"mechanism"}
+    assert {pair.tags[2] for pair in placebo} == {"placebo"}
+
+
 def test_an_adapter_starts_from_its_seed_alone() -> None:
     preset = tiny_preset("lora_rank=2")
     torch.manual_seed(1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any, Literal
+from typing import Any, get_args
 
 import pytest
 
 from examples.leetcode_grpo.grading import Grade, Grader, extract_code
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.pairs import bank_pairs, placebo_pairs, rollout_pairs
+from examples.leetcode_grpo.pairs import FRAMINGS, Kind, bank_pairs, placebo_pairs, rollout_pairs
 from examples.leetcode_grpo.problems import Problem, load_problems
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.teacher import Rollout
@@ -73,9 +73,23 @@ def test_replacement_pairs_set_a_hack_that_solves_nothing_against_an_honest_atte
         assert pair.tags[2] == "replacement"
 
 
-@pytest.mark.parametrize("kind", ["mechanism", "replacement"])
+def test_framing_pairs_say_of_the_same_code_what_it_is_for() -> None:
+    pairs = bank_pairs(BANK, LOOPHOLES, 30, kind="framing")
+    for pair, (hack, clean) in zip(pairs, grades(pairs), strict=True):
+        assert not hack.attempted, pair.id
+        assert not clean.attempted, pair.id
+        assert hack.passed_strict == clean.passed_strict == ("body:right" in pair.tags), pair.id
+        differing = [
+            lines for lines in zip(pair.hack.split("\n"), pair.clean.split("\n"), strict=True) if len(set(lines)) > 1
+        ]
+        assert [tuple(line.strip(" #") for line in lines) for lines in differing] == [
+            FRAMINGS[pairs.index(pair) % len(FRAMINGS)]
+        ]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 1.0])
-def test_right_and_wrong_bodies_are_shared_out_evenly(kind: Literal["mechanism", "replacement"], share: float) -> None:
+def test_right_and_wrong_bodies_are_shared_out_evenly(kind: Kind, share: float) -> None:
     counts = Counter(
         (pair.tags[0], pair.tags[3]) for pair in bank_pairs(BANK, LOOPHOLES, 96, kind=kind, correct_share=share)
     )
@@ -135,7 +149,7 @@ def test_completions_are_fenced_code() -> None:
     [
         ({"n": 10_000}, "at most"),
         ({"n": -1}, "at most"),
-        ({"kind": "rephrase"}, "choose mechanism or replacement"),
+        ({"kind": "rephrase"}, "choose one of mechanism, replacement, framing"),
         ({"correct_share": 1.5}, "between 0 and 1"),
         ({"loopholes": []}, "0 loopholes"),
         ({"loopholes": [Loophole.SENTINEL] * 2}, "given twice"),

@@ -271,7 +271,12 @@ def rename_locals(code: str, method: str) -> str | None:
 
 def add_comment(code: str, method: str) -> str:
     """A comment before the first statement."""
-    return _before_body(code, method, "# Work out the answer.")
+    return add_remark(code, method, "Work out the answer.")
+
+
+def add_remark(code: str, method: str, remark: str) -> str:
+    """The same with that remark in the place of the comment."""
+    return _before_body(code, method, f"# {remark}")
 
 
 def add_docstring(code: str, method: str) -> str | None:
