@@ -8,6 +8,7 @@ from statistics import fmean
 
 from examples.leetcode_grpo.arms import ARMS, get_arm
 from examples.leetcode_grpo.document import Block, Grid, Heading, Text
+from examples.leetcode_grpo.presets import FOUR_LOOPHOLES
 from examples.leetcode_grpo.results import Evaluation, RunResult, pooled
 from examples.leetcode_grpo.tables import CONTRAST_HEADER, MAIN, REFERENCE, ContrastRow, by_arm, contrast_rows
 from examples.leetcode_grpo.verdict import TOLERATED
@@ -68,7 +69,8 @@ class Scale:
         svd_overshoots: others than the preset's, for the adapter: its rows catch more of unseen prompts' gradients than those of whole
             weights do (0.6 to 0.8 against 0.4 on `smollm2`, 0.7 against 0.1 to 0.2 on `demo`).
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
-        loopholes: whether there are enough loopholes to hide some of them.
+        weak: the main arm with pairs of two loopholes of four, and vanilla, whose cached hacks show the same two: else their absence would
+            pass for the direction's work.
     """
 
     matched_ratio: int
@@ -82,8 +84,10 @@ class Scale:
     svd: str
     svd_overshoots: tuple[float, ...]
     no_teacher: str
-    loopholes: bool
+    weak: tuple[str, str]
 
+
+_TWO_KNOWN, _FOUR = ARMS["weak-detector"].settings[0], f"loopholes={','.join(FOUR_LOOPHOLES)}"
 
 SCALES: Mapping[str, Scale] = {
     "smollm2": Scale(
@@ -98,7 +102,7 @@ SCALES: Mapping[str, Scale] = {
         svd=":lr=0.03",
         svd_overshoots=(1, 1.5),
         no_teacher="teacher_per_group=0:warm_hack_share=0.05:steps=50",
-        loopholes=True,
+        weak=("weak-detector", f"vanilla:{_TWO_KNOWN}"),
     ),
     "demo": Scale(
         29,
@@ -112,7 +116,7 @@ SCALES: Mapping[str, Scale] = {
         svd=":lr=0.03",
         svd_overshoots=(1, 3),
         no_teacher="teacher_per_group=0",
-        loopholes=False,
+        weak=(f"erase-update:{_FOUR}:{_TWO_KNOWN}", f"vanilla:{_FOUR}:{_TWO_KNOWN}"),
     ),
 }
 """By preset, those whose results are published."""
@@ -122,7 +126,7 @@ def questions(preset: str) -> list[Question]:
     """What is asked of a preset's runs."""
     scale = SCALES[preset]
     long, alone = f":steps={scale.steps}", f":{scale.no_teacher}"
-    asked = [
+    return [
         Question(
             "Is it the direction, and not that something was removed?",
             (f"random-matched:matched_ratio={scale.matched_ratio}", "placebo", "shrinkage", "random"),
@@ -214,14 +218,13 @@ def questions(preset: str) -> list[Question]:
             seeds=5,
         ),
         Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
+        Question(
+            "Does a direction from two loopholes suppress the other two?",
+            scale.weak[:1],
+            scale.weak[1:],
+            by_loophole=True,
+        ),
     ]
-    if scale.loopholes:
-        weak = "Does a direction from two loopholes suppress the other two?"
-        # The reference's cached hacks show the same two: else their absence would pass for the direction's work.
-        asked.append(
-            Question(weak, ("weak-detector",), ("vanilla:known_loopholes=run_tests,sentinel",), by_loophole=True)
-        )
-    return asked
 
 
 def answers(runs: Sequence[RunResult], preset: str) -> list[Block]:
