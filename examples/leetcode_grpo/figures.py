@@ -17,7 +17,7 @@ from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.contrasts import time_to_hack
 from examples.leetcode_grpo.results import RunResult
 from examples.leetcode_grpo.statistics import survival
-from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm
+from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm, condition_of, conditions
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -75,12 +75,11 @@ def _families(results: Sequence[RunResult]) -> list[tuple[str, str, list[RunResu
     """
     if len(by_arm(results)) <= len(_COLOURS):
         return [("curves", _CAPTIONS["curves"], list(results))]
-    conditions = {run.arm.partition("@")[2] for run in results if run.arm.startswith(f"{REFERENCE}@")}
+    known = conditions(run.arm for run in results)
     families: dict[str, list[RunResult]] = {name: [] for name in ("curves", "controls", "baselines", "variants")}
-    under: dict[str, list[RunResult]] = {condition: [] for condition in sorted(conditions)}
+    under: dict[str, list[RunResult]] = {condition: [] for condition in sorted(known)}
     for run in results:
-        settings = set(run.arm.partition("@")[2].split(","))
-        condition = next((each for each in under if settings.issuperset(each.split(","))), None)
+        condition = condition_of(run.arm, known)
         if condition is not None:
             under[condition].append(run)
         elif run.arm not in (REFERENCE, MAIN):

@@ -255,7 +255,8 @@ def _sentence(row: ContrastRow) -> str:
     found = row.hack
     points = 100 * abs(found.difference)
     more = "more" if found.difference > 0 else "less"
-    start = f"{found.arm} hacks {points:.1f} points {more} than {found.reference}"
+    compared = f"{points:.1f} points {more} than" if round(points, 1) else "as often as"
+    start = f"{found.arm} hacks {compared} {found.reference}"
     if (passed := row.passed.difference) < -TOLERATED:
         start += f", and passes {-100 * passed:.1f} points less"
     if found.interval is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from statistics import fmean, stdev
@@ -157,15 +157,31 @@ def arm_rows(results: Sequence[RunResult]) -> list[ArmRow]:
     return rows
 
 
+def conditions(arms: Iterable[str]) -> list[str]:
+    """What vanilla was run under too, beside the preset's settings (`"steps=108"`, say); the more settings, the earlier."""
+    found = {arm.partition("@")[2] for arm in arms if arm.startswith(f"{REFERENCE}@")}
+    return sorted(found, key=lambda each: (-len(each.split(",")), each))
+
+
+def condition_of(arm: str, known: Iterable[str]) -> str | None:
+    """The first of the conditions whose settings an arm has; None for an arm under the preset's."""
+    settings = set(arm.partition("@")[2].split(","))
+    return next((each for each in known if settings.issuperset(each.split(","))), None)
+
+
 def primary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
-    """Every arm that was trained as long as vanilla against it, the main arm first; the others are corrected for each other."""
+    """Every arm against the vanilla of its conditions, trained as long; the main arm first, the others corrected for each other."""
     groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
-    if REFERENCE not in groups:
-        return []
-    length = len(groups[REFERENCE][0].steps)
-    others = [arm for arm, runs in groups.items() if arm not in (REFERENCE, MAIN) and len(runs[0].steps) == length]
-    main = contrast_rows([(groups[MAIN], groups[REFERENCE])], correct=False) if MAIN in groups else []
-    return [*main, *contrast_rows([(groups[arm], groups[REFERENCE]) for arm in others])]
+    known = conditions(groups)
+    main = [(groups[MAIN], groups[REFERENCE])] if MAIN in groups and REFERENCE in groups else []
+    others = []
+    for arm, runs in groups.items():
+        condition = condition_of(arm, known)
+        reference = REFERENCE if condition is None else f"{REFERENCE}@{condition}"
+        against = groups.get(reference, [])
+        if arm not in (MAIN, reference) and against and len(runs[0].steps) == len(against[0].steps):
+            others.append((runs, against))
+    return [*contrast_rows(main, correct=False), *contrast_rows(others)]
 
 
 def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:

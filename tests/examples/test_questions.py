@@ -68,6 +68,12 @@ def test_a_question_is_answered_by_a_difference_and_whether_chance_explains_it()
     assert "Not run: random-matched@matched_ratio=137, shrinkage, random." in text
 
 
+def test_no_difference_is_called_that() -> None:
+    runs = [made_result("erase-update", hack=0.0), made_result("erase-gradient", hack=0.0)]
+    text = _texts(_after(answers(runs, "smollm2"), "Gradient or update"))
+    assert "erase-gradient hacks as often as erase-update, in a single seed" in text
+
+
 def test_one_seed_alone_is_called_that() -> None:
     runs = [made_result("erase-update"), made_result("erase-gradient", hack=1.0)]
     assert "in a single seed" in _texts(_after(answers(runs, "smollm2"), "Gradient or update"))

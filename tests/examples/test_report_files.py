@@ -226,6 +226,23 @@ def test_arms_of_another_length_are_not_compared_with_vanilla() -> None:
     assert [row.hack.arm for row in primary_rows(runs)] == ["erase-update"]
 
 
+def test_arms_are_compared_with_the_vanilla_of_their_conditions() -> None:
+    arms = (
+        "vanilla",
+        "vanilla@steps=24",
+        "vanilla@kl=1,steps=24",
+        "erase-update@steps=24",
+        "kl@k=2,kl=1,steps=24",
+        "placebo@k=2",
+    )
+    runs = [made_result(arm, steps=24 if "steps" in arm else 12) for arm in arms]
+    assert [(row.hack.arm, row.hack.reference) for row in primary_rows(runs)] == [
+        ("erase-update@steps=24", "vanilla@steps=24"),
+        ("placebo@k=2", "vanilla"),
+        ("kl@k=2,kl=1,steps=24", "vanilla@kl=1,steps=24"),
+    ]
+
+
 def test_the_end_of_training_is_the_mean_of_the_last_ten_steps() -> None:
     (row,) = arm_rows([made_result(hack=1.0, steps=12)])
     assert row.hack.value == pytest.approx(sum(range(3, 13)) / 10 / 12)
