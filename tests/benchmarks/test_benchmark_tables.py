@@ -35,7 +35,7 @@ def test_the_newcomers_minutes_are_the_measured_ones() -> None:
     root = Path(__file__).resolve().parents[2]
     record = json.loads((tables.RESULTS / "newcomer.json").read_text())
     readme = (root / "README.md").read_text(encoding="utf-8")
-    (together,) = re.findall(r"to\s+there\s+took\s+\[([\d.]+)\s+minutes\]", readme)
+    (together,) = re.findall(r"to\s+a\s+direction\s+took\s+\[([\d.]+)\s+minutes\]", readme)
     assert float(together) == record["minutes"]
     assert record["minutes"] < newcomer.TARGET_MINUTES
 
