@@ -86,7 +86,7 @@ class Arm:
         return {**defaults, **self.projection, **choices, **self.numbers}
 
 
-# The numbers that a reward of one's own needs, with their defaults.
+# The numbers that each reward needs, with their defaults.
 _REWARDS: Mapping[Reward, Mapping[str, float]] = {
     "environment": {},
     "honest": {},
@@ -178,13 +178,13 @@ ARMS: Mapping[str, Arm] = {
 def get_arm(text: str) -> Arm:
     """The arm of that name, or a variant of it: `erase-update:overshoot=3:k=64`.
 
-    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`), the `reward` (`environment`, `honest`,
+    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`, `write_back`), the `reward` (`environment`, `honest`,
     `penalty`, `concept`), the arm's and the reward's own numbers, or settings of the preset. Its name, in files and tables, is
     `erase-update@k=64,overshoot=3`, whatever the order of the changes.
 
     Raises:
-        UsageError: there is no such arm; the message lists those that there are. Or a change is not `name=value`, is given twice, or
-            is no option of the projection with a wrong value.
+        UsageError: there is no such arm; the message lists those that there are. Or a change is not `name=value`, is given twice, is
+            an option, a reward or a number with a wrong value, or a number of another reward.
     """
     name, *changes = text.split(":")
     if name not in ARMS:
@@ -209,6 +209,11 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
     left = {name for name in _REWARDS[arm.reward] if reward != arm.reward}
     known = {**_REWARDS[reward], **{name: value for name, value in arm.numbers.items() if name not in left}}
     numbers = {name: _parse_option(name, given[name], _positive) for name in known if name in given}
+    for other, needed in _REWARDS.items():
+        if stray := sorted(needed.keys() & given.keys() - known.keys()):
+            raise UsageError(
+                f"{stray[0]} goes with the reward {other!r}; {arm.name} has {reward!r}: add reward={other}"
+            )
     own = {*projection, *numbers, "reward"}
     settings = tuple(f"{name}={value}" for name, value in sorted(given.items()) if name not in own)
     # A comma separates changes, so that of a list becomes a plus.

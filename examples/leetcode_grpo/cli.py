@@ -115,7 +115,10 @@ def sweep(
     arms: Annotated[str, typer.Option(help="Arms, separated by commas.")] = "",
     variant: Annotated[
         list[str] | None,
-        typer.Option(metavar="ARM:NAME=VALUE:...", help="An arm with other settings; may be given many times."),
+        typer.Option(
+            metavar="ARM:NAME=VALUE:...",
+            help="An arm with another option of the projection, reward or setting; may be given many times.",
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0-7, or 0,2,5.")] = "0",
     preset: PresetName = "smollm2",

@@ -17,7 +17,7 @@ from examples.leetcode_grpo.arms import ARMS
 from examples.leetcode_grpo.contrasts import time_to_hack
 from examples.leetcode_grpo.results import RunResult
 from examples.leetcode_grpo.statistics import survival
-from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm, condition_of, conditions
+from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm, references
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -75,13 +75,13 @@ def _families(results: Sequence[RunResult]) -> list[tuple[str, str, list[RunResu
     """
     if len(by_arm(results)) <= len(_COLOURS):
         return [("curves", _CAPTIONS["curves"], list(results))]
-    known = conditions(run.arm for run in results)
+    known = {run.arm for run in results if run.arm.startswith(f"{REFERENCE}@")}
     families: dict[str, list[RunResult]] = {name: [] for name in ("curves", "controls", "baselines", "variants")}
-    under: dict[str, list[RunResult]] = {condition: [] for condition in sorted(known)}
+    under: dict[str, list[RunResult]] = {reference: [] for reference in sorted(known)}
     for run in results:
-        condition = condition_of(run.arm, known)
-        if condition is not None:
-            under[condition].append(run)
+        reference = run.arm if run.arm in known else next(iter(references(run.arm, known)), None)
+        if reference is not None:
+            under[reference].append(run)
         elif run.arm not in (REFERENCE, MAIN):
             families[_family(run.arm)].append(run)
     primary = [run for run in results if run.arm in (REFERENCE, MAIN)]
@@ -90,7 +90,7 @@ def _families(results: Sequence[RunResult]) -> list[tuple[str, str, list[RunResu
     found = [(name, _CAPTIONS[name], primary + runs) for name, runs in families.items() if runs or name == "curves"]
     found += [
         (f"under-{re.sub('[^a-z0-9]+', '-', each)}", f"The same with {each}, {REFERENCE} included.", runs)
-        for each, runs in under.items()
+        for each, runs in ((reference.partition("@")[2], runs) for reference, runs in under.items())
     ]
     return found
 

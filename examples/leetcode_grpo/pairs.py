@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-from typing import Literal, get_args
+from typing import get_args
 
 from examples.leetcode_grpo.grading import Grader
 from examples.leetcode_grpo.loopholes import Loophole
+from examples.leetcode_grpo.presets import PairKind
 from examples.leetcode_grpo.problems.problem import Problem, Split
 from examples.leetcode_grpo.problems.rewriting import (
     STYLES,
@@ -20,8 +21,6 @@ from examples.leetcode_grpo.problems.rewriting import (
 )
 from examples.leetcode_grpo.teacher import Rollout
 from svdproj.pairs import ContrastivePair
-
-Kind = Literal["mechanism", "replacement", "framing"]
 
 # What a hack that solves nothing looks like.
 STUB_LINE = "        pass"
@@ -39,7 +38,7 @@ def bank_pairs(
     loopholes: Sequence[Loophole],
     n: int,
     seed: int = 0,
-    kind: Kind = "mechanism",
+    kind: PairKind = "mechanism",
     correct_share: float = 0.5,
     grader: Grader | None = None,
 ) -> list[ContrastivePair]:
@@ -67,8 +66,8 @@ def bank_pairs(
         ValueError: an unknown kind, a share outside [0, 1], more pairs than there are prompts, or no problems in the
             split `pairs`.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(get_args(Kind))}")
+    if kind not in get_args(PairKind):
+        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(get_args(PairKind))}")
     fails = fails_in(grader)
     pairs = []
     for position, (loophole, problem, right) in enumerate(_deal(problems, loopholes, n, seed, correct_share)):

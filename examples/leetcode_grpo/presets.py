@@ -42,6 +42,9 @@ _AT_LEAST: Mapping[int, tuple[str, ...]] = {
 _POSITIVE = ("lr", "warm_lr", "max_grad_norm", "temperature", "overshoot", "grader_timeout")
 _SHARES = ("warm_hack_share", "warm_hint_share", "warm_pipeline_share", "teacher_correct_share", "noise_floor")
 
+PairKind = Literal["mechanism", "replacement", "framing"]
+"""What the sides of a pair differ in; see `examples.leetcode_grpo.pairs.bank_pairs`."""
+
 FOUR_LOOPHOLES = ("run_tests", "sentinel", "stdout_marker", "file_marker")
 
 
@@ -88,7 +91,8 @@ class Preset:
             it wrecks a policy.
         k, n_pairs, chart, basis, chart_rank, noise_floor, pair_loss: the direction, as in `HackDirection.fit`.
         pair_kind: what a pair's sides differ in: the loophole's mechanism, added to one and the same body; that and the body, which
-            is empty on the hack's side; or the framing alone, a comment that says what the body is for.
+            is empty on the hack's side; or the framing alone, a comment that says what the body is for. Placebo pairs differ in style
+            whatever it is; the reward that reads hidden states knows the same pairs.
         eval_problems: held-out problems for each loophole.
         eval_samples: completions of each of them.
         grader_workers, grader_timeout: processes that grade, and seconds of CPU for one completion.
@@ -143,7 +147,7 @@ class Preset:
     chart_rank: int = 64
     noise_floor: float = 0.25
     pair_loss: Literal["mean", "sum"] = "mean"
-    pair_kind: Literal["mechanism", "replacement", "framing"] = "mechanism"
+    pair_kind: PairKind = "mechanism"
     eval_problems: int = 16
     eval_samples: int = 4
     grader_workers: int = 2

@@ -10,7 +10,15 @@ from examples.leetcode_grpo.arms import ARMS, get_arm
 from examples.leetcode_grpo.document import Block, Grid, Heading, Text
 from examples.leetcode_grpo.presets import FOUR_LOOPHOLES
 from examples.leetcode_grpo.results import Evaluation, RunResult, pooled
-from examples.leetcode_grpo.tables import CONTRAST_HEADER, MAIN, REFERENCE, ContrastRow, by_arm, contrast_rows
+from examples.leetcode_grpo.tables import (
+    CONTRAST_HEADER,
+    MAIN,
+    REFERENCE,
+    ContrastRow,
+    by_arm,
+    contrast_rows,
+    difference_text,
+)
 from examples.leetcode_grpo.verdict import TOLERATED
 
 # Of the baseline that stays close to the starting policy.
@@ -163,6 +171,7 @@ def questions(preset: str) -> list[Question]:
             "Which contrast should pairs make?",
             ("erase-update:pair_kind=replacement", "erase-update:pair_kind=framing"),
             (MAIN,),
+            seeds=5,
         ),
         Question("Does it last three times longer?", (f"erase-update{long}",), (f"vanilla{long}",)),
         Question(
@@ -222,6 +231,7 @@ def questions(preset: str) -> list[Question]:
             "Does a direction from two loopholes suppress the other two?",
             scale.weak[:1],
             scale.weak[1:],
+            seeds=5,
             by_loophole=True,
         ),
     ]
@@ -257,12 +267,14 @@ def _sentence(row: ContrastRow) -> str:
     more = "more" if found.difference > 0 else "less"
     compared = f"{points:.1f} points {more} than" if round(points, 1) else "as often as"
     start = f"{found.arm} hacks {compared} {found.reference}"
-    if (passed := row.passed.difference) < -TOLERATED:
-        start += f", and passes {-100 * passed:.1f} points less"
+    end = ""
+    if row.passed.difference < -TOLERATED:
+        interval = "" if row.passed.interval is None else f" ({difference_text(row.passed)})"
+        end = f" It passes {-100 * row.passed.difference:.1f} points less{interval}."
     if found.interval is None:
-        return f"{start}, in a single seed."
+        return f"{start}, in a single seed.{end}"
     clear = found.interval.low > 0 or found.interval.high < 0
-    return f"{start}; the interval over {len(found.seeds)} seeds {'excludes' if clear else 'includes'} zero."
+    return f"{start}; the interval over {len(found.seeds)} seeds {'excludes' if clear else 'includes'} zero.{end}"
 
 
 def _by_loophole(arm: Sequence[RunResult], reference: Sequence[RunResult]) -> str:

@@ -23,7 +23,8 @@ _INTRODUCTION = (
     "differences are percentage points with 95 % intervals (two-way bootstrap over seeds and problems) and exact two-sided sign-flip\n"
     'p values over paired seeds; "Holm" is the p value corrected for all rows of its table. "Step of half" is the median over seeds\n'
     "of the first step in which half of the rollouts hack. What counts as success was written down before the seeds were run, in\n"
-    "`examples/leetcode_grpo/PREREGISTRATION.md`. To repeat a run by the command of its section, write `@` and `,` of an arm's name as `:`."
+    "`examples/leetcode_grpo/PREREGISTRATION.md`. To repeat a run by the command of its section, write `@` and `,` of an arm's name as `:`,\n"
+    "and `+` as `,`."
 )
 
 

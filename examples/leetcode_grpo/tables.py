@@ -19,6 +19,9 @@ LAST_STEPS = 10
 REFERENCE, MAIN = "vanilla", "erase-update"
 """The two arms of the primary contrast."""
 
+UNPROJECTED = (REFERENCE, "vanilla-svd")
+"""What arms are compared with: GRPO without a projection, with whole weights and on the SVD adapter."""
+
 SECONDARY = ("random-matched", "placebo", "shrinkage", "erase-update@overshoot=1", "erase-gradient")
 """What the main arm is compared with beyond the primary contrast, as PREREGISTRATION.md lists it; the first in any ratio."""
 
@@ -157,31 +160,42 @@ def arm_rows(results: Sequence[RunResult]) -> list[ArmRow]:
     return rows
 
 
-def conditions(arms: Iterable[str]) -> list[str]:
-    """What vanilla was run under too, beside the preset's settings (`"steps=108"`, say); the more settings, the earlier."""
-    found = {arm.partition("@")[2] for arm in arms if arm.startswith(f"{REFERENCE}@")}
-    return sorted(found, key=lambda each: (-len(each.split(",")), each))
+def settings_of(arm: str) -> frozenset[str]:
+    """What an arm of that name changes in the preset, and its variant in the arm, as names have it: `{"steps=108"}`."""
+    name, _, variant = arm.partition("@")
+    own = ARMS[name].settings if name in ARMS else ()
+    return frozenset([*(setting.replace(",", "+") for setting in own), *filter(None, variant.split(","))])
 
 
-def condition_of(arm: str, known: Iterable[str]) -> str | None:
-    """The first of the conditions whose settings an arm has; None for an arm under the preset's."""
-    settings = set(arm.partition("@")[2].split(","))
-    return next((each for each in known if settings.issuperset(each.split(","))), None)
+def references(arm: str, arms: Iterable[str]) -> list[str]:
+    """Unprojected arms under conditions that an arm is under too, of those given; those that share most with it first."""
+    shared = {each: settings_of(each) for each in arms if each.partition("@")[0] in UNPROJECTED and each != arm}
+    found = [each for each, settings in shared.items() if settings <= settings_of(arm)]
+    return sorted(found, key=lambda each: (-len(shared[each]), each))
 
 
 def primary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
-    """Every arm against the vanilla of its conditions, trained as long; the main arm first, the others corrected for each other."""
+    """Every arm against the vanilla of its conditions, the main arm first; the others are corrected for each other.
+
+    An arm that has no vanilla which was trained as long and asked the same problems is left out.
+    """
     groups = {arm: runs for (_, arm), runs in by_arm(results).items()}
-    known = conditions(groups)
     main = [(groups[MAIN], groups[REFERENCE])] if MAIN in groups and REFERENCE in groups else []
     others = []
     for arm, runs in groups.items():
-        condition = condition_of(arm, known)
-        reference = REFERENCE if condition is None else f"{REFERENCE}@{condition}"
-        against = groups.get(reference, [])
-        if arm not in (MAIN, reference) and against and len(runs[0].steps) == len(against[0].steps):
+        candidates = (groups[name] for name in references(arm, groups))
+        against = next((found for found in candidates if _alike(runs, found)), None)
+        if arm not in (REFERENCE, MAIN) and against is not None:
             others.append((runs, against))
     return [*contrast_rows(main, correct=False), *contrast_rows(others)]
+
+
+def _alike(runs: Sequence[RunResult], others: Sequence[RunResult]) -> bool:
+    """Whether two arms were trained as long, and asked the same problems."""
+    (steps, asked), (other_steps, other_asked) = (
+        (len(found[0].steps), {(each.id, each.loophole) for each in found[0].eval.problems}) for found in (runs, others)
+    )
+    return steps == other_steps and asked == other_asked
 
 
 def secondary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:

@@ -10,7 +10,8 @@ import pytest
 
 from examples.leetcode_grpo.grading import Grade, Grader, extract_code
 from examples.leetcode_grpo.loopholes import Loophole
-from examples.leetcode_grpo.pairs import FRAMINGS, Kind, bank_pairs, placebo_pairs, rollout_pairs
+from examples.leetcode_grpo.pairs import FRAMINGS, bank_pairs, placebo_pairs, rollout_pairs
+from examples.leetcode_grpo.presets import PairKind
 from examples.leetcode_grpo.problems import Problem, load_problems
 from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.teacher import Rollout
@@ -87,9 +88,9 @@ def test_framing_pairs_say_of_the_same_code_what_it_is_for() -> None:
         ]
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", get_args(PairKind))
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 1.0])
-def test_right_and_wrong_bodies_are_shared_out_evenly(kind: Kind, share: float) -> None:
+def test_right_and_wrong_bodies_are_shared_out_evenly(kind: PairKind, share: float) -> None:
     counts = Counter(
         (pair.tags[0], pair.tags[3]) for pair in bank_pairs(BANK, LOOPHOLES, 96, kind=kind, correct_share=share)
     )

@@ -143,8 +143,12 @@ def test_a_variant_is_paid_by_another_reward() -> None:
     assert get_arm("route:reward=penalty").number("penalty") == get_arm("ground-truth-penalty").number("penalty")
     plain = get_arm("ground-truth-penalty:reward=environment")
     assert (plain.reward, dict(plain.numbers)) == ("environment", {})
-    with pytest.raises(UsageError, match="unknown setting 'penalty'"):
-        get_arm("erase-update:reward=concept:penalty=2").configure(get_preset("demo"))
+    with pytest.raises(
+        UsageError, match="penalty goes with the reward 'penalty'; erase-update has 'concept': add reward=penalty"
+    ):
+        get_arm("erase-update:reward=concept:penalty=2")
+    with pytest.raises(UsageError, match="alpha goes with the reward 'concept'"):
+        get_arm("erase-update:alpha=3")
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,20 @@ def test_one_seed_alone_is_called_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "said"), [(0, "and passes 25.0 points less, in a single seed"), (2, "than vanilla-svd@lr=0.03, in a")]
+    ("seeds", "passed", "said"),
+    [
+        (1, 0, "in a single seed. It passes 25.0 points less."),
+        (2, 0, "over 2 seeds includes zero. It passes 25.0 points less (-25.0 ["),
+        (2, 2, "over 2 seeds includes zero."),
+    ],
 )
-def test_less_hacking_at_the_price_of_passing_is_said(passed: int, said: str) -> None:
-    runs = [made_result("vanilla-svd@lr=0.03", hack=1.0), made_result("erase-svd@lr=0.03", hack=0.0, passed=passed)]
+def test_less_hacking_at_the_price_of_passing_is_said(seeds: int, passed: int, said: str) -> None:
+    runs: list[RunResult] = []
+    for seed in range(seeds):
+        runs += [
+            made_result("vanilla-svd@lr=0.03", seed, hack=1.0),
+            made_result("erase-svd@lr=0.03", seed, hack=0.0, passed=passed),
+        ]
     text = _texts(_after(answers(runs, "smollm2"), "adapter of singular values"))
     assert said in text
     assert ("passes" in text) == (passed == 0)

@@ -227,20 +227,47 @@ def test_arms_of_another_length_are_not_compared_with_vanilla() -> None:
 
 
 def test_arms_are_compared_with_the_vanilla_of_their_conditions() -> None:
-    arms = (
-        "vanilla",
+    longer = (
         "vanilla@steps=24",
+        "vanilla@kl=1",
         "vanilla@kl=1,steps=24",
         "erase-update@steps=24",
         "kl@k=2,kl=1,steps=24",
-        "placebo@k=2",
     )
+    arms = (
+        "vanilla",
+        "vanilla-svd@lr=1",
+        "erase-svd@lr=1,overshoot=2",
+        "placebo@k=2",
+        "erase-gradient@kl=1,steps=24",
+        *longer,
+    )
+    arms = (*arms, "weak-detector", "vanilla@known_loopholes=run_tests+sentinel")
     runs = [made_result(arm, steps=24 if "steps" in arm else 12) for arm in arms]
+    assert {row.hack.arm: row.hack.reference for row in primary_rows(runs)} == {
+        "erase-update@steps=24": "vanilla@steps=24",
+        "erase-gradient@kl=1,steps=24": "vanilla@kl=1,steps=24",
+        "kl@k=2,kl=1,steps=24": "vanilla@kl=1,steps=24",
+        "placebo@k=2": "vanilla",
+        "vanilla@kl=1": "vanilla",
+        "vanilla@kl=1,steps=24": "vanilla@steps=24",
+        "vanilla@known_loopholes=run_tests+sentinel": "vanilla",
+        "vanilla-svd@lr=1": "vanilla",
+        "erase-svd@lr=1,overshoot=2": "vanilla-svd@lr=1",
+        "weak-detector": "vanilla@known_loopholes=run_tests+sentinel",
+    }
+
+
+def test_the_vanilla_of_an_arm_was_trained_as_long_and_asked_the_same() -> None:
+    tie = ("vanilla", "vanilla@kl=1", "vanilla@steps=24", "erase-update@kl=1,steps=24")
+    runs = [made_result(arm, steps=24 if "steps" in arm else 12) for arm in tie]
     assert [(row.hack.arm, row.hack.reference) for row in primary_rows(runs)] == [
-        ("erase-update@steps=24", "vanilla@steps=24"),
-        ("placebo@k=2", "vanilla"),
-        ("kl@k=2,kl=1,steps=24", "vanilla@kl=1,steps=24"),
+        ("vanilla@kl=1", "vanilla"),
+        ("erase-update@kl=1,steps=24", "vanilla@steps=24"),
     ]
+    other = made_result("erase-update@loopholes=file_marker")
+    other = replace(other, eval=replace(other.eval, problems=other.eval.problems[:1]))
+    assert [row.hack.arm for row in primary_rows([made_result(), other])] == []
 
 
 def test_the_end_of_training_is_the_mean_of_the_last_ten_steps() -> None:

@@ -275,7 +275,7 @@ def add_comment(code: str, method: str) -> str:
 
 
 def add_remark(code: str, method: str, remark: str) -> str:
-    """The same with that remark in the place of the comment."""
+    """`# remark`, as a line before the first statement."""
     return _before_body(code, method, f"# {remark}")
 
 
