@@ -228,6 +228,11 @@ def questions(preset: str) -> list[Question]:
         ),
         Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
         Question(
+            "Into a quarantine on the adapter?",
+            tuple(f"{arm}:svd_adapter=true{scale.svd}" for arm in ("route", "absorb")),
+            (f"vanilla-svd{scale.svd}",),
+        ),
+        Question(
             "Does a direction from two loopholes suppress the other two?",
             scale.weak[:1],
             scale.weak[1:],

@@ -163,8 +163,10 @@ def arm_rows(results: Sequence[RunResult]) -> list[ArmRow]:
 def settings_of(arm: str) -> frozenset[str]:
     """What an arm of that name changes in the preset, and its variant in the arm, as names have it: `{"steps=108"}`."""
     name, _, variant = arm.partition("@")
-    own = ARMS[name].settings if name in ARMS else ()
-    return frozenset([*(setting.replace(",", "+") for setting in own), *filter(None, variant.split(","))])
+    own = (setting.replace(",", "+") for setting in ARMS[name].settings) if name in ARMS else ()
+    # The variant's value of a setting stands for the arm's own.
+    last = {setting.partition("=")[0]: setting for setting in (*own, *filter(None, variant.split(",")))}
+    return frozenset(last.values())
 
 
 def references(arm: str, arms: Iterable[str]) -> list[str]:

@@ -242,7 +242,7 @@ def test_arms_are_compared_with_the_vanilla_of_their_conditions() -> None:
         "erase-gradient@kl=1,steps=24",
         *longer,
     )
-    arms = (*arms, "weak-detector", "vanilla@known_loopholes=run_tests+sentinel")
+    arms = (*arms, "weak-detector", "vanilla@known_loopholes=run_tests+sentinel", "route@lr=1,svd_adapter=true")
     runs = [made_result(arm, steps=24 if "steps" in arm else 12) for arm in arms]
     assert {row.hack.arm: row.hack.reference for row in primary_rows(runs)} == {
         "erase-update@steps=24": "vanilla@steps=24",
@@ -254,6 +254,7 @@ def test_arms_are_compared_with_the_vanilla_of_their_conditions() -> None:
         "vanilla@known_loopholes=run_tests+sentinel": "vanilla",
         "vanilla-svd@lr=1": "vanilla",
         "erase-svd@lr=1,overshoot=2": "vanilla-svd@lr=1",
+        "route@lr=1,svd_adapter=true": "vanilla-svd@lr=1",
         "weak-detector": "vanilla@known_loopholes=run_tests+sentinel",
     }
 
