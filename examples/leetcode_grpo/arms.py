@@ -178,9 +178,9 @@ ARMS: Mapping[str, Arm] = {
 def get_arm(text: str) -> Arm:
     """The arm of that name, or a variant of it: `erase-update:overshoot=3:k=64`.
 
-    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`, `write_back`), the `reward` (`environment`, `honest`,
-    `penalty`, `concept`), the arm's and the reward's own numbers, or settings of the preset. Its name, in files and tables, is
-    `erase-update@k=64,overshoot=3`, whatever the order of the changes.
+    A variant changes options of the projection (`space`, `gate`, `overshoot`, `preserve_norm`, `write_back`), the `reward`
+    (`environment`, `honest`, `penalty`, `concept`), the arm's and the reward's own numbers, or settings of the preset. Its name, in
+    files and tables, is `erase-update@k=64,overshoot=3`, whatever the order of the changes.
 
     Raises:
         UsageError: there is no such arm; the message lists those that there are. Or a change is not `name=value`, is given twice, is
@@ -206,8 +206,8 @@ def _variant(arm: Arm, changes: list[str]) -> Arm:
     projection = {name: _parse_option(name, given[name], _OPTIONS[name]) for name in _OPTIONS if name in given}
     reward: Reward = _parse_option("reward", given["reward"], _choice(*_REWARDS)) if "reward" in given else arm.reward
     # A reward brings its own numbers, and leaves none behind where another takes its place.
-    left = {name for name in _REWARDS[arm.reward] if reward != arm.reward}
-    known = {**_REWARDS[reward], **{name: value for name, value in arm.numbers.items() if name not in left}}
+    replaced = _REWARDS[arm.reward] if reward != arm.reward else {}
+    known = {**_REWARDS[reward], **{name: value for name, value in arm.numbers.items() if name not in replaced}}
     numbers = {name: _parse_option(name, given[name], _positive) for name in known if name in given}
     for other, needed in _REWARDS.items():
         if stray := sorted(needed.keys() & given.keys() - known.keys()):

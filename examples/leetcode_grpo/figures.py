@@ -88,10 +88,10 @@ def _families(results: Sequence[RunResult]) -> list[tuple[str, str, list[RunResu
     if not families["curves"]:
         families["curves"] = [] if primary else list(results)
     found = [(name, _CAPTIONS[name], primary + runs) for name, runs in families.items() if runs or name == "curves"]
-    found += [
-        (f"under-{re.sub('[^a-z0-9]+', '-', each)}", f"The same with {each}, {REFERENCE} included.", runs)
-        for each, runs in ((reference.partition("@")[2], runs) for reference, runs in under.items())
-    ]
+    for reference, runs in under.items():
+        condition = reference.partition("@")[2]
+        name = f"under-{re.sub('[^a-z0-9]+', '-', condition)}"
+        found.append((name, f"The same with {condition}, {REFERENCE} included.", runs))
     return found
 
 

@@ -21,8 +21,9 @@ from examples.leetcode_grpo.tables import (
 )
 from examples.leetcode_grpo.verdict import TOLERATED
 
-# Of the baseline that stays close to the starting policy.
-(_PENALTY,) = ARMS["kl"].settings
+# The one setting of the baseline that stays close to the starting policy, and that of the arm that knows two loopholes.
+(_KL,), (_TWO_KNOWN,) = ARMS["kl"].settings, ARMS["weak-detector"].settings
+_FOUR = f"loopholes={','.join(FOUR_LOOPHOLES)}"
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,6 @@ class Scale:
     no_teacher: str
     weak: tuple[str, str]
 
-
-_TWO_KNOWN, _FOUR = ARMS["weak-detector"].settings[0], f"loopholes={','.join(FOUR_LOOPHOLES)}"
 
 SCALES: Mapping[str, Scale] = {
     "smollm2": Scale(
@@ -190,7 +189,7 @@ def questions(preset: str) -> list[Question]:
                     "erase-update-reverse",
                     f"erase-update:overshoot={scale.larger_overshoot}",
                     f"erase-update:k={scale.wider_k}",
-                    f"erase-update:{_PENALTY}",
+                    f"erase-update:{_KL}",
                 )
             ),
             (f"vanilla{long}",),
@@ -216,7 +215,7 @@ def questions(preset: str) -> list[Question]:
             ),
             (f"vanilla{long}",),
         ),
-        Question("Does a penalty on leaving the starting policy help it?", (f"erase-update:{_PENALTY}",), (MAIN,)),
+        Question("Does a penalty on leaving the starting policy help it?", (f"erase-update:{_KL}",), (MAIN,)),
         Question(
             "On the adapter of singular values, the original system's own parametrisation?",
             (

@@ -187,7 +187,7 @@ def primary_rows(results: Sequence[RunResult]) -> list[ContrastRow]:
     for arm, runs in groups.items():
         candidates = (groups[name] for name in references(arm, groups))
         against = next((found for found in candidates if _alike(runs, found)), None)
-        if arm not in (REFERENCE, MAIN) and against is not None:
+        if arm != MAIN and against is not None:
             others.append((runs, against))
     return [*contrast_rows(main, correct=False), *contrast_rows(others)]
 
