@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -24,12 +24,15 @@ _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _SMOOTHING = 5
 # So many arms fit beside the curves; the names of more stand below them.
 _LEGEND_INSIDE, _LEGEND_COLUMNS = 5, 3
+# Letters of a legend below the curves that fit in one line.
+_LEGEND_WIDTH = 130
 
 _CAPTIONS = {
     "curves": "Hack and pass rate of the policy's own rollouts, smoothed over five steps; bands are the range over seeds.",
     "controls": "The same beside the controls.",
     "baselines": "The same beside the baselines.",
     "variants": "The same beside variants: an arm with other settings.",
+    "adapter": "The same on the adapter of singular values, beside the primary contrast on whole weights.",
     "survival": "Share of the seeds in which no step so far had half of its rollouts hack.",
     "loopholes": "Hack rate on held-out problems by loophole; a dot is a seed.",
     "cosines": "Hack-ward share of each step before (solid) and after the projection, and what random subspaces would catch of it.",
@@ -44,12 +47,13 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
         folder: where the files go.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    families = {name: runs for name, _, runs in _families(results)}
-    figures = {name: _curves(runs) for name, runs in families.items()}
+    families = {family.name: family for family in _families(results)}
+    figures = {name: _curves(family.runs, family.condition) for name, family in families.items()}
+    methods = families["curves"].runs
     figures |= {
-        "survival": _survival(families["curves"]),
-        "loopholes": _loopholes(families["curves"]),
-        "cosines": _cosines(families["curves"]),
+        "survival": _survival(methods),
+        "loopholes": _loopholes(methods),
+        "cosines": _cosines(methods),
     }
     paths = []
     with plt.rc_context({"svg.hashsalt": "svdproj"}):  # the same results give the same file
@@ -63,47 +67,62 @@ def draw_figures(results: Sequence[RunResult], folder: Path) -> list[Path]:
 
 def figure_captions(results: Sequence[RunResult]) -> dict[str, str]:
     """The figures that `draw_figures` draws, in order: name to caption."""
-    curves = {name: caption for name, caption, _ in _families(results)}
+    curves = {family.name: family.caption for family in _families(results)}
     return curves | {name: _CAPTIONS[name] for name in ("survival", "loopholes", "cosines")}
 
 
-def _families(results: Sequence[RunResult]) -> list[tuple[str, str, list[RunResult]]]:
-    """What is drawn in one figure: its name, its caption, its runs.
+class _Family(NamedTuple):
+    """What is drawn in one figure."""
 
-    All runs in one where colours suffice. Else methods, controls, baselines and variants apart, with the primary contrast in each;
+    name: str
+    caption: str
+    runs: list[RunResult]
+    condition: str = ""
+    """Settings that all its arms share, as their names have them."""
+
+
+def _families(results: Sequence[RunResult]) -> list[_Family]:
+    """All runs in one where colours suffice. Else methods, controls, baselines, variants and the adapter apart, with the primary contrast in each;
     and by itself what was run under conditions that the reference has been run under too (more steps, say).
     """
     if len(by_arm(results)) <= len(_COLOURS):
-        return [("curves", _CAPTIONS["curves"], list(results))]
+        return [_Family("curves", _CAPTIONS["curves"], list(results))]
     known = {run.arm for run in results if run.arm.startswith(f"{REFERENCE}@")}
-    families: dict[str, list[RunResult]] = {name: [] for name in ("curves", "controls", "baselines", "variants")}
+    families: dict[str, list[RunResult]] = {
+        name: [] for name in ("curves", "controls", "baselines", "variants", "adapter")
+    }
     under: dict[str, list[RunResult]] = {reference: [] for reference in sorted(known)}
     for run in results:
         reference = run.arm if run.arm in known else next(iter(references(run.arm, known)), None)
         if reference is not None:
             under[reference].append(run)
         elif run.arm not in (REFERENCE, MAIN):
-            families[_family(run.arm)].append(run)
+            families[_family(run)].append(run)
     primary = [run for run in results if run.arm in (REFERENCE, MAIN)]
     if not families["curves"]:
         families["curves"] = [] if primary else list(results)
-    found = [(name, _CAPTIONS[name], primary + runs) for name, runs in families.items() if runs or name == "curves"]
+    found = [
+        _Family(name, _CAPTIONS[name], primary + runs) for name, runs in families.items() if runs or name == "curves"
+    ]
     for reference, runs in under.items():
         condition = reference.partition("@")[2]
         name = f"under-{re.sub('[^a-z0-9]+', '-', condition)}"
-        found.append((name, f"The same with {condition}, {REFERENCE} included.", runs))
+        found.append(_Family(name, f"The same with {condition}, {REFERENCE} included.", runs, condition))
     return found
 
 
-def _family(arm: str) -> str:
-    name, variant, _ = arm.partition("@")
+def _family(run: RunResult) -> str:
+    name, variant, _ = run.arm.partition("@")
+    if run.config.get("svd_adapter"):
+        return "adapter"
     kind = ARMS[name].purpose.partition(":")[0] if name in ARMS else ""
     return {"control": "controls", "baseline": "baselines"}.get(kind, "variants" if variant else "curves")
 
 
-def _curves(results: Sequence[RunResult]) -> Any:
-    arms = _coloured(results)
-    below = -(-len(arms) // _LEGEND_COLUMNS) if len(arms) > _LEGEND_INSIDE else 0
+def _curves(results: Sequence[RunResult], condition: str) -> Any:
+    arms = [(colour, (_shortened(label, condition), runs)) for colour, (label, runs) in _coloured(results)]
+    columns = max(1, min(_LEGEND_COLUMNS, _LEGEND_WIDTH // max(len(label) for _, (label, _) in arms)))
+    below = -(-len(arms) // columns) if len(arms) > _LEGEND_INSIDE else 0
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4 + 0.22 * below), sharex=True, layout="constrained")
     for axis, name, title in zip(axes, ("hack", "pass"), ("hack rate", "pass rate"), strict=True):
         for place, (colour, (label, runs)) in enumerate(arms):
@@ -113,7 +132,7 @@ def _curves(results: Sequence[RunResult]) -> Any:
     axes[0].set_ylabel("share of the policy's own rollouts")
     if below:
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, fontsize=7, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+        figure.legend(handles, labels, frameon=False, fontsize=7, loc="outside lower center", ncols=columns)
     else:
         axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -165,6 +184,13 @@ def _cosines(results: Sequence[RunResult]) -> Any:
     axis.grid(alpha=0.25)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
+
+
+def _shortened(arm: str, condition: str) -> str:
+    """The arm's name without the settings of the condition."""
+    name, _, settings = arm.partition("@")
+    own = [setting for setting in settings.split(",") if setting not in condition.split(",")]
+    return "@".join(part for part in (name, ",".join(own)) if part)
 
 
 def _coloured(results: Sequence[RunResult]) -> Any:

@@ -75,6 +75,8 @@ class Preset:
         teacher_ratio: `"one"` treats cached rollouts as if the policy had drawn them; `"own"` divides by their own probabilities.
         teacher_negative: what cached rollouts at a ratio of one do that are worth less than their group's mean: `"drop"`, they teach
             nothing; `"keep"`, they push the policy away, without bound. Where the environment alone pays, no cached hack is worth less.
+        teacher_kl: which rollouts tell the divergence: `"drop"`, not the cached ones at a ratio of one, which the policy has not drawn;
+            `"keep"`, those too. Without weights they say nothing of how far the policy is, and pull it back to the hacks that it started with.
         teacher_correct_share: share of them, where they are made from exemplars, that hack with a right solution.
         teacher_pool: a JSONL file of cached rollouts; None makes one from the loopholes' exemplars.
         lr, warmup_steps, beta1, beta2, weight_decay, max_grad_norm: AdamW, its constant schedule and clipping.
@@ -122,6 +124,7 @@ class Preset:
     teacher_per_group: int = 1
     teacher_ratio: Literal["one", "own"] = "one"
     teacher_negative: Literal["drop", "keep"] = "drop"
+    teacher_kl: Literal["drop", "keep"] = "drop"
     teacher_correct_share: float = 0.0
     teacher_pool: str | None = None
     lr: float = 1e-5

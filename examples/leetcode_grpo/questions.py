@@ -71,12 +71,14 @@ class Scale:
         overshoots: others than the preset's: once, and so often that it should do harm.
         n_pairs, k: fewer than the preset's, to see what they matter.
         wider_k, larger_overshoot: more than the preset's, to see whether it lasts longer.
-        refreshed_overshoots: others than the preset's, for a direction that is fitted anew.
+        refreshed: what else is tried with a direction that is fitted anew every 20 steps, as a variant is written. On `smollm2` the preset's
+            overshoot of 3 breaks the policy then (`results/pilot/cut-short`).
         steps: three times longer than the preset trains.
         svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: ten times the arm's own
             learning rate.
         svd_overshoots: others than the preset's, for the adapter: its rows catch more of unseen prompts' gradients than those of whole
             weights do (0.6 to 0.8 against 0.4 on `smollm2`, 0.7 against 0.1 to 0.2 on `demo`).
+        svd_quarantine: settings for routing on the adapter.
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
         weak: the main arm with pairs of two loopholes of four, and vanilla, whose cached hacks show the same two: else their absence would
             pass for the direction's work.
@@ -88,10 +90,11 @@ class Scale:
     k: int
     wider_k: int
     larger_overshoot: int
-    refreshed_overshoots: tuple[float, ...]
+    refreshed: tuple[str, ...]
     steps: int
     svd: str
     svd_overshoots: tuple[float, ...]
+    svd_quarantine: str
     no_teacher: str
     weak: tuple[str, str]
 
@@ -104,10 +107,11 @@ SCALES: Mapping[str, Scale] = {
         k=6,
         wider_k=48,
         larger_overshoot=6,
-        refreshed_overshoots=(1.5,),
+        refreshed=("overshoot=1.5", "overshoot=2", f"overshoot=1.5:{_KL}"),
         steps=120,
         svd=":lr=0.03",
         svd_overshoots=(1, 1.5),
+        svd_quarantine=":lr=0.03:overshoot=1.5",
         no_teacher="teacher_per_group=0:warm_hack_share=0.05:steps=50",
         weak=("weak-detector", f"vanilla:{_TWO_KNOWN}"),
     ),
@@ -118,10 +122,11 @@ SCALES: Mapping[str, Scale] = {
         k=24,
         wider_k=92,
         larger_overshoot=3,
-        refreshed_overshoots=(3,),
+        refreshed=("overshoot=3", _KL),
         steps=108,
         svd=":lr=0.03",
         svd_overshoots=(1, 3),
+        svd_quarantine=":lr=0.03",
         no_teacher="teacher_per_group=0",
         weak=(f"erase-update:{_FOUR}:{_TWO_KNOWN}", f"vanilla:{_FOUR}:{_TWO_KNOWN}"),
     ),
@@ -180,10 +185,7 @@ def questions(preset: str) -> list[Question]:
                 for arm in (
                     "erase-update-refresh",
                     "erase-update-refresh:refresh_every=20",
-                    *(
-                        f"erase-update-refresh:refresh_every=20:overshoot={other}"
-                        for other in scale.refreshed_overshoots
-                    ),
+                    *(f"erase-update-refresh:refresh_every=20:{change}" for change in scale.refreshed),
                     "route",
                     "erase-gradient",
                     "erase-update-reverse",
@@ -228,7 +230,7 @@ def questions(preset: str) -> list[Question]:
         Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
         Question(
             "Into a quarantine on the adapter?",
-            tuple(f"{arm}:svd_adapter=true{scale.svd}" for arm in ("route", "absorb")),
+            tuple(f"{arm}:svd_adapter=true{scale.svd_quarantine}" for arm in ("route", "absorb")),
             (f"vanilla-svd{scale.svd}",),
         ),
         Question(
@@ -259,8 +261,10 @@ def _answer(question: Question, groups: Mapping[str, list[RunResult]], preset: s
         blocks += [Grid(CONTRAST_HEADER, [row.cells() for row in rows]), Text(" ".join(map(_sentence, rows)))]
     if question.by_loophole:
         blocks += [Text(_by_loophole(*pair)) for pair in compared]
-    missing = [name for name in dict.fromkeys(name for pair in pairs for name in pair) if name not in groups]
-    if missing:
+    if short := [arm for arm, _ in pairs if 0 < len(groups.get(arm, ())) < question.seeds]:
+        counts = ", ".join(f"{arm} {len(groups[arm])}" for arm in short)
+        blocks.append(Text(f"Seeds so far, of {question.seeds} that were planned: {counts}."))
+    if missing := [name for name in dict.fromkeys(name for pair in pairs for name in pair) if name not in groups]:
         blocks.append(Text(f"Not run: {', '.join(missing)}. `{question.command(missing, preset)}`"))
     return blocks
 

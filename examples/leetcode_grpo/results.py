@@ -164,12 +164,14 @@ def result_path(folder: Path, preset: str, arm: str, seed: int) -> Path:
 def as_of_then(config: Mapping[str, Any]) -> dict[str, Any]:
     """A result's configuration with the settings that are younger than it, at the values that say what was done then.
 
-    These are their defaults, but for cached rollouts that are worth less than their group's mean: they once pushed the policy away, which
-    only the arms met that pay less for hacks.
+    These are their defaults, but for cached rollouts. Those that are worth less than their group's mean once pushed the policy away, which
+    only the arms met that pay less for hacks; and all of them once counted in the divergence from the starting policy.
     """
     defaults = {**{each.name: each.default for each in fields(Preset)}, **Arm("", "").as_dict()}
     if config.get("arm_reward") in ("penalty", "concept"):
         defaults["teacher_negative"] = "keep"
+    if config.get("kl"):
+        defaults["teacher_kl"] = "keep"
     return {**defaults, **config}
 
 

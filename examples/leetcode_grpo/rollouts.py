@@ -43,6 +43,8 @@ class MixedRollouts:
             not say whose tokens it holds.
         negative: `"drop"` takes no gradient from cached rollouts that are worth less than their group's mean, where their ratio is one: nothing
             would bound how far the policy is pushed away from what it did not draw, and in the end from everything. `"keep"` does it anyway.
+        divergence: `"drop"` leaves cached rollouts whose ratio is one out of the divergence from the reference; `"keep"` counts them, as TRL
+            does.
         seed: chooses among the cached rollouts.
 
     Attributes:
@@ -64,6 +66,7 @@ class MixedRollouts:
         per_group: int,
         ratio: Literal["one", "own"] = "one",
         negative: Literal["drop", "keep"] = "drop",
+        divergence: Literal["drop", "keep"] = "drop",
         seed: int = 0,
     ) -> None:
         self.sampler = sampler
@@ -71,6 +74,7 @@ class MixedRollouts:
         self.per_group = per_group
         self.ratio = ratio
         self.negative = negative
+        self.divergence = divergence
         self.seed = seed
         if ratio == "own" and per_group:
             self._check_own(pool)
@@ -143,8 +147,18 @@ class MixedRollouts:
         """
         if self.negative == "keep":
             return advantages
-        unbounded = [cached and own is None for cached, own in zip(self.cached, self.cached_logprobs, strict=True)]
-        return advantages.where(~torch.tensor(unbounded, device=advantages.device), advantages.clamp_min(0))
+        unbounded = torch.tensor(self._unweighted(), device=advantages.device)
+        return advantages.where(~unbounded, advantages.clamp_min(0))
+
+    def without_divergence(self) -> list[int]:
+        """Which of the last call's rollouts tell nothing of how far the policy is from the reference: their places."""
+        if self.divergence == "keep":
+            return []
+        return [place for place, unweighted in enumerate(self._unweighted()) if unweighted]
+
+    def _unweighted(self) -> list[bool]:
+        """For each rollout of the last call whether the policy did not draw it and no weight makes up for that."""
+        return [cached and own is None for cached, own in zip(self.cached, self.cached_logprobs, strict=True)]
 
     def tokens(self, rollout: Rollout) -> list[int]:
         """A cached rollout's tokens, its end token included."""

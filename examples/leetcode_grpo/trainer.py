@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from svdproj.integrations.trl import ProjectedGRPOTrainer
 _CHECKPOINTING = (
     "activation_checkpointing" if hasattr(GRPOConfig, "activation_checkpointing") else "gradient_checkpointing"
 )
+_TOKENS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 
 @contextmanager
@@ -143,26 +144,34 @@ class PolicyTrainer(ProjectedGRPOTrainer):
         output["advantages"] = self.rollouts.without_negative(output["advantages"])
         if any(self.rollouts.cached_logprobs):
             output["old_per_token_logps"] = self._old_logprobs(output)
+        reference, silent = output.get("ref_per_token_logps"), self.rollouts.without_divergence()
+        if reference is not None and silent:
+            # No distance, and no gradient of it.
+            reference[silent] = self._logprobs(output, silent)
         return output
 
     def _old_logprobs(self, output: dict[str, Any]) -> torch.Tensor:
         """The denominators of the importance ratios: the policy's own, and for cached rollouts those of who drew them."""
         old = output.get("old_per_token_logps")
         if old is None:
-            ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-            mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-            with torch.no_grad():
-                old, _, _ = self._get_per_token_logps_and_entropies(
-                    self.model,
-                    ids,
-                    mask,
-                    output["completion_ids"].size(1),
-                    batch_size=self.args.per_device_train_batch_size,
-                )
+            old = self._logprobs(output, range(len(output["completion_ids"])))
         for row, logprobs in enumerate(self.rollouts.cached_logprobs):
             if logprobs is not None:
                 old[row, : len(logprobs)] = torch.tensor(logprobs, device=old.device)
         return old
+
+    @torch.no_grad()
+    def _logprobs(self, output: dict[str, Any], rows: Sequence[int]) -> torch.Tensor:
+        """Log-probabilities that the policy gives to the completions of those rows, by token."""
+        chosen = {name: output[name][list(rows)] for name in _TOKENS}
+        found, _, _ = self._get_per_token_logps_and_entropies(
+            self.model,
+            torch.cat([chosen["prompt_ids"], chosen["completion_ids"]], dim=1),
+            torch.cat([chosen["prompt_mask"], chosen["completion_mask"]], dim=1),
+            chosen["completion_ids"].size(1),
+            batch_size=self.args.per_device_train_batch_size,
+        )
+        return found
 
     def _vllm_draw(self) -> Draw | None:
         """vLLM as the backend, if the preset asks for it: it wants whole groups, and gives log-probabilities."""

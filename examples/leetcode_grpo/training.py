@@ -228,6 +228,7 @@ def make_trainer(
         per_group=preset.teacher_per_group,
         ratio=preset.teacher_ratio,
         negative=preset.teacher_negative,
+        divergence=preset.teacher_kl,
         seed=seed,
     )
     return PolicyTrainer(

@@ -68,6 +68,13 @@ def test_a_question_is_answered_by_a_difference_and_whether_chance_explains_it()
     assert "Not run: random-matched@matched_ratio=137, shrinkage, random." in text
 
 
+def test_fewer_seeds_than_planned_are_said() -> None:
+    runs = [made_result("erase-update"), made_result("placebo")]
+    runs += [made_result("shrinkage", seed) for seed in range(5)]
+    text = _texts(_after(answers(runs, "smollm2"), "Is it the direction"))
+    assert "Seeds so far, of 5 that were planned: placebo 1. Not run:" in text
+
+
 def test_no_difference_is_called_that() -> None:
     runs = [made_result("erase-update", hack=0.0), made_result("erase-gradient", hack=0.0)]
     text = _texts(_after(answers(runs, "smollm2"), "Gradient or update"))

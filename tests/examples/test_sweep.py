@@ -283,6 +283,12 @@ def test_baselines_that_once_pushed_cached_hacks_away_are_not_taken_for_those_of
     assert differences(old, get_arm(f"{arm}:teacher_negative=keep").config(tiny_preset())) == []
 
 
+def test_a_divergence_that_once_counted_cached_rollouts_is_not_taken_for_that_of_today() -> None:
+    config = get_arm("kl").config(tiny_preset())
+    old = {name: value for name, value in config.items() if name != "teacher_kl"}
+    assert differences(old, config) == ["teacher_kl keep, not drop"]
+
+
 def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVDPROJ_CACHE", str(tmp_path))
     program = """

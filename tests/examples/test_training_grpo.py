@@ -150,6 +150,41 @@ def test_what_is_cached_pushes_the_policy_away_only_where_that_has_a_bound_or_is
     assert float(first[1]) > 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "silent"),
+    [
+        (("teacher_kl=drop",), True),
+        (("teacher_kl=keep",), False),
+        # Weighted by its own probabilities, what another drew does tell the divergence.
+        (("teacher_kl=drop", "teacher_ratio=own"), False),
+    ],
+)
+def test_the_divergence_is_told_by_what_the_policy_drew(
+    settings: tuple[str, ...], silent: bool, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    preset = tiny_preset("steps=2", "teacher_per_group=1", "max_new_tokens=24", "kl=0.05", "lr=0.01", *settings)
+    ids = tuple(tiny_model()[1](HACK, add_special_tokens=False)["input_ids"])
+    pool = TeacherPool(
+        cached_hack(task.problem.id, task.loophole, token_ids=ids, logprobs=(-1.5,) * len(ids)) for task in tasks.rl
+    )
+    trainer = tiny_trainer(preset, tasks, direction, get_arm("vanilla"), tmp_path, pool=pool)
+    seen: list[torch.Tensor] = []
+    generate = trainer._generate_and_score_completions
+
+    def watched(inputs: list[dict[str, object]]) -> dict[str, Any]:
+        output = generate(inputs)
+        distance = output["ref_per_token_logps"] - trainer._logprobs(output, range(len(output["completion_ids"])))
+        seen.append((distance * output["completion_mask"]).abs().amax(1))
+        return output
+
+    trainer._generate_and_score_completions = watched  # type: ignore[method-assign]
+    trainer.train()
+    # In the second step the policy has left the reference.
+    cached, own = seen[1].view(2, preset.group_size).tensor_split([1], dim=1)
+    assert bool((cached < 1e-4).all()) == silent
+    assert bool((own > 1e-2).all())
+
+
 class _Paying(LengthReward):
     """Pays what it is told."""
 

@@ -74,6 +74,9 @@ def tiny_trainer(
 ) -> PolicyTrainer:
     """A trainer of a fresh tiny policy, paid by `LengthReward`."""
     model, tokenizer = tiny_model()
+    if preset.kl:
+        model.save_pretrained(folder / "reference")
+        model.config._name_or_path = str(folder / "reference")  # from where TRL loads the reference
     sampler = Sampler(model, tokenizer, max_new_tokens=preset.max_new_tokens)
     rollouts = MixedRollouts(
         sampler,
@@ -82,6 +85,7 @@ def tiny_trainer(
         per_group=preset.teacher_per_group,
         ratio=preset.teacher_ratio,
         negative=preset.teacher_negative,
+        divergence=preset.teacher_kl,
     )
     return trainer_class(
         model=model,
