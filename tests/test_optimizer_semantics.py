@@ -60,6 +60,26 @@ def test_both_spaces_do_what_the_closed_form_says(gate: str, preserve_norm: bool
         torch.testing.assert_close(dict(model.named_parameters()), dict(bare.named_parameters()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("space", ["gradient", "update"])
+def test_an_overshoot_that_is_set_counts_from_the_next_step(space: str) -> None:
+    model, direction, wrapped = make(optimizer=torch.optim.SGD, space=space)
+    train(model, wrapped, range(1))
+    wrapped.overshoot = 2.5
+    assert wrapped.overshoot == wrapped.options.overshoot == 2.5
+    other = copy.deepcopy(model)
+    made = ProjectedOptimizer(
+        torch.optim.SGD(other.parameters(), lr=0.01), direction, other, space=space, overshoot=2.5
+    )
+    before = copies(model)
+    train(model, wrapped, range(1, 3))
+    train(other, made, range(1, 3))
+    assert_same(model, other)
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
+    with pytest.raises(ValueError, match="overshoot must be positive and finite, got -1"):
+        wrapped.overshoot = -1.0
+    assert wrapped.overshoot == 2.5
+
+
 def test_the_gradient_projection_alone_leaks_through_adamw() -> None:
     """Why update space exists: the preconditioner turns a projected gradient back."""
     model, direction, wrapped = make(space="gradient", gate="two_sided")

@@ -31,7 +31,8 @@ class Arm:
         reward: what is paid: what the `environment` pays; `honest` discloses no loophole and pays for none; `penalty` and `concept`
             are the baselines of `examples.leetcode_grpo.baselines`.
         quarantine: where what is removed goes: nowhere, or into a quarantine that is `empty` or `seeded` hack-ward at the start.
-        numbers: the arm's own: `refresh_every` steps, `matched_ratio`, `penalty`, `alpha`, `absorb_nats`.
+        numbers: the arm's own: `refresh_every` steps, `matched_ratio`, `penalty`, `alpha`, `absorb_nats`; and `cancel`, which part of the push
+            of held-out pairs a refreshed direction takes away, where it is not removed `overshoot` times.
         settings: `name=value` settings that this arm changes in the preset.
         places: how many of a sweep's places on a GPU a run takes: 2 where it needs twice another's memory there.
     """
@@ -118,7 +119,7 @@ ARMS: Mapping[str, Arm] = {
         Arm(
             "erase-update-refresh",
             "as erase-update, with the direction fitted anew every few steps",
-            numbers={"refresh_every": 5},
+            numbers={"refresh_every": 5, "cancel": None},
         ),
         Arm(
             "route",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,14 +21,15 @@ from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.progress import Pace
 from examples.leetcode_grpo.quarantine import hackward_seed
 from examples.leetcode_grpo.rewards import CodeReward
+from examples.leetcode_grpo.sampling import OWN_BODY, with_own_bodies
 from examples.leetcode_grpo.tasks import Tasks
 from examples.leetcode_grpo.teacher import TeacherPool, exemplar_pool, read_pool
-from svdproj import ContrastivePair, HackDirection
+from svdproj import HackDirection
 from svdproj.controls import matched_random_direction, random_direction
-from svdproj.integrations.transformers import ProjectionCallback
+from svdproj.integrations.transformers import ProjectionCallback, find_projected_optimizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 
 def fitted_direction(
@@ -49,7 +51,10 @@ def fitted_direction(
         UsageError: no parameter kept a row, or the pairs do not fit the model.
     """
     pairs = make_pairs(preset, tasks, arm.source, seed, grader)
-    direction = cached_direction(preset, pairs, policy, model, tokenizer, seed, pace)
+    return _with_rows(cached_direction(preset, pairs, policy, model, tokenizer, seed, pace))
+
+
+def _with_rows(direction: HackDirection) -> HackDirection:
     if not len(direction):
         raise UsageError("no parameter kept a row of the direction; lower noise_floor, or give more pairs")
     return direction
@@ -79,12 +84,91 @@ def make_reward(preset: Preset, arm: Arm, tasks: Tasks, sampler: Sampler, seed: 
     return CodeReward(tasks.problems, grader)
 
 
-def refresh(preset: Preset, arm: Arm, pairs: Sequence[ContrastivePair], seed: int) -> ProjectionCallback:
-    """Fits the direction anew, on the same pairs and the policy as it is by then."""
-    return ProjectionCallback(
-        refresh_every=round(arm.number("refresh_every")),
-        refit=lambda model, tokenizer: extract(preset, pairs, model, tokenizer, seed),
-    )
+def refresh(
+    preset: Preset, arm: Arm, tasks: Tasks, sampler: Sampler, seed: int, grader: Grader, pace: Pace | None = None
+) -> ProjectionCallback:
+    """Fits the direction anew on the policy as it is by then, from the pairs that the preset's `refresh_pairs` says.
+
+    `pace` shows how many pairs have the policy's own bodies.
+
+    Raises:
+        UsageError: in training, a refresh whose direction keeps no row, which would leave the rest of the run unprotected.
+    """
+    if preset.refresh_pairs == "policy" and (preset.pair_kind == "framing" or arm.source == "placebo"):
+        raise UsageError("framing pairs and placebos take no bodies of the policy's: leave refresh_pairs=bank")
+    every = round(arm.number("refresh_every"))
+    pairs = make_pairs(preset, tasks, arm.source, seed, grader)
+
+    def refit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HackDirection:
+        fitted_on = pairs
+        if preset.refresh_pairs == "policy":
+            fitted_on = with_own_bodies(pairs, tasks.pairs, sampler)
+            if pace is not None:
+                own = sum(OWN_BODY in pair.tags for pair in fitted_on)
+                pace.now(f"refresh: {own} of {len(fitted_on)} pairs have bodies of the policy's own")
+        return _with_rows(extract(preset, fitted_on, model, tokenizer, seed))
+
+    if (cancel := arm.numbers["cancel"]) is None:
+        return ProjectionCallback(refresh_every=every, refit=refit)
+    return CancellingRefresh(cancel, arm.options(preset)["overshoot"], refresh_every=every, refit=refit)
+
+
+def cancelling_overshoot(direction: HackDirection, cancel: float, most: float) -> float:
+    """How often to remove the direction for a part of what pushes unseen prompts hack-ward to go, to first order.
+
+    Args:
+        direction: says what its rows catch of held-out pairs; where it does not, `most` is taken.
+        cancel: that part; 1 cancels the push.
+        most: the upper bound. Below it 1 is the lower one: less leaves hack-ward components.
+    """
+    caught = direction.metadata.energy.rows_held_out
+    wanted = cancel / caught if math.isfinite(caught) and caught > 0 else most
+    return min(most, max(1.0, wanted))
+
+
+class CancellingRefresh(ProjectionCallback):
+    """A refresh that removes each direction as often as its rows ask for, and logs how often that was: `svdproj/overshoot`.
+
+    Args:
+        cancel, most: as `cancelling_overshoot` takes them.
+        **options: `ProjectionCallback`'s.
+    """
+
+    def __init__(self, cancel: float, most: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._cancel, self._most = cancel, most
+        self._taken: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """For the first direction, or that of the checkpoint from which a run goes on."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self._choose(kwargs.get("optimizer"))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """For the direction that a refresh has brought, if one was due."""
+        if (optimizer := find_projected_optimizer(kwargs.get("optimizer"))) is not None:
+            self._taken = optimizer.overshoot  # in the step that will be logged
+        super().on_step_end(args, state, control, **kwargs)
+        self._choose(kwargs.get("optimizer"))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Says beside the other metrics how often the last step's direction was removed."""
+        super().on_log(args, state, control, logs, **kwargs)
+        if self._taken is not None and logs is not None and "loss" in logs:
+            logs["svdproj/overshoot"] = state.log_history[-1]["svdproj/overshoot"] = self._taken
+
+    def _choose(self, trained: Any) -> None:
+        if (optimizer := find_projected_optimizer(trained)) is not None:
+            optimizer.overshoot = cancelling_overshoot(optimizer.direction, self._cancel, self._most)
 
 
 def seed_of_quarantine(arm: Arm, direction: HackDirection) -> Mapping[str, Tensor] | None:

@@ -121,7 +121,7 @@ def _family(run: RunResult) -> str:
 
 def _curves(results: Sequence[RunResult], condition: str) -> Any:
     arms = [(colour, (_shortened(label, condition), runs)) for colour, (label, runs) in _coloured(results)]
-    columns = max(1, min(_LEGEND_COLUMNS, _LEGEND_WIDTH // max(len(label) for _, (label, _) in arms)))
+    columns = max(1, min(_LEGEND_COLUMNS, _LEGEND_WIDTH // max((len(label) for _, (label, _) in arms), default=1)))
     below = -(-len(arms) // columns) if len(arms) > _LEGEND_INSIDE else 0
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4 + 0.22 * below), sharex=True, layout="constrained")
     for axis, name, title in zip(axes, ("hack", "pass"), ("hack rate", "pass rate"), strict=True):

@@ -75,8 +75,9 @@ class Preset:
         teacher_ratio: `"one"` treats cached rollouts as if the policy had drawn them; `"own"` divides by their own probabilities.
         teacher_negative: what cached rollouts at a ratio of one do that are worth less than their group's mean: `"drop"`, they teach
             nothing; `"keep"`, they push the policy away, without bound. Where the environment alone pays, no cached hack is worth less.
-        teacher_kl: which rollouts tell the divergence: `"drop"`, not the cached ones at a ratio of one, which the policy has not drawn;
-            `"keep"`, those too. Without weights they say nothing of how far the policy is, and pull it back to the hacks that it started with.
+        teacher_kl: which rollouts tell the divergence: `"drop"`, not the cached ones at a ratio of one, which the policy has not drawn and
+            which count as no distance; `"keep"`, those too. Without weights they say nothing of how far the policy is, and pull it back to
+            the hacks that it started with.
         teacher_correct_share: share of them, where they are made from exemplars, that hack with a right solution.
         teacher_pool: a JSONL file of cached rollouts; None makes one from the loopholes' exemplars.
         lr, warmup_steps, beta1, beta2, weight_decay, max_grad_norm: AdamW, its constant schedule and clipping.
@@ -92,6 +93,8 @@ class Preset:
             `smollm2` (PREREGISTRATION.md). A one-sided gate leaves no hack-ward component for any overshoot of 1 or more; too much of
             it wrecks a policy.
         k, n_pairs, chart, basis, chart_rank, noise_floor, pair_loss: the direction, as in `HackDirection.fit`.
+        refresh_pairs: what a refresh fits the direction on: the `"bank"`'s pairs of the start again, or these with the `"policy"`'s own answers
+            of the moment as bodies, drawn without a disclosed loophole; pairs whose answer lacks the method keep the bank's.
         pair_kind: what a pair's sides differ in: the loophole's mechanism, added to one and the same body; that and the body, which
             is empty on the hack's side; or the framing alone, a comment that says what the body is for. Placebo pairs differ in style
             whatever it is; the reward that reads hidden states knows the same pairs.
@@ -151,6 +154,7 @@ class Preset:
     noise_floor: float = 0.25
     pair_loss: Literal["mean", "sum"] = "mean"
     pair_kind: PairKind = "mechanism"
+    refresh_pairs: Literal["bank", "policy"] = "bank"
     eval_problems: int = 16
     eval_samples: int = 4
     grader_workers: int = 2

@@ -36,6 +36,7 @@ class Question:
         against: of each of `arms`, in the same order; one name stands for all.
         seeds: how many seeds were planned.
         by_loophole: the answer is in the loopholes that pairs did not know.
+        given_up: those of `arms` of which no more seeds are due, since the first destroyed the policy (PREREGISTRATION.md).
     """
 
     text: str
@@ -43,6 +44,7 @@ class Question:
     against: tuple[str, ...]
     seeds: int = 2
     by_loophole: bool = False
+    given_up: tuple[str, ...] = ()
 
     def pairs(self) -> list[tuple[str, str]]:
         """Names of arms, as files have them, with what each is compared with."""
@@ -70,15 +72,16 @@ class Scale:
             vanilla's, 29; the main arm's would ask for 27.)
         overshoots: others than the preset's: once, and so often that it should do harm.
         n_pairs, k: fewer than the preset's, to see what they matter.
-        wider_k, larger_overshoot: more than the preset's, to see whether it lasts longer.
-        refreshed: what else is tried with a direction that is fitted anew every 20 steps, as a variant is written. On `smollm2` the preset's
+        wider_k: more than the preset's, to see whether it lasts longer.
+        long_overshoots: others than the preset's, to see the same.
+        refresh_changes: what else is tried with a direction that is fitted anew every 20 steps, as a variant is written. On `smollm2` the preset's
             overshoot of 3 breaks the policy then (`results/pilot/cut-short`).
         steps: three times longer than the preset trains.
         svd: settings with which the SVD adapter learns to hack within the preset's steps, as a variant is written: ten times the arm's own
             learning rate.
         svd_overshoots: others than the preset's, for the adapter: its rows catch more of unseen prompts' gradients than those of whole
             weights do (0.6 to 0.8 against 0.4 on `smollm2`, 0.7 against 0.1 to 0.2 on `demo`).
-        svd_quarantine: settings for routing on the adapter.
+        adapter: `svd` with the overshoot that the adapter's rows ask for, for other arms on it.
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
         weak: the main arm with pairs of two loopholes of four, and vanilla, whose cached hacks show the same two: else their absence would
             pass for the direction's work.
@@ -89,12 +92,12 @@ class Scale:
     n_pairs: int
     k: int
     wider_k: int
-    larger_overshoot: int
-    refreshed: tuple[str, ...]
+    long_overshoots: tuple[float, ...]
+    refresh_changes: tuple[str, ...]
     steps: int
     svd: str
     svd_overshoots: tuple[float, ...]
-    svd_quarantine: str
+    adapter: str
     no_teacher: str
     weak: tuple[str, str]
 
@@ -106,12 +109,18 @@ SCALES: Mapping[str, Scale] = {
         n_pairs=16,
         k=6,
         wider_k=48,
-        larger_overshoot=6,
-        refreshed=("overshoot=1.5", "overshoot=2", f"overshoot=1.5:{_KL}"),
+        long_overshoots=(1.5, 6),
+        refresh_changes=(
+            "overshoot=1.5",
+            "overshoot=2",
+            f"overshoot=1.5:{_KL}",
+            "cancel=1",
+            "overshoot=1.5:refresh_pairs=policy",
+        ),
         steps=120,
         svd=":lr=0.03",
         svd_overshoots=(1, 1.5),
-        svd_quarantine=":lr=0.03:overshoot=1.5",
+        adapter=":lr=0.03:overshoot=1.5",
         no_teacher="teacher_per_group=0:warm_hack_share=0.05:steps=50",
         weak=("weak-detector", f"vanilla:{_TWO_KNOWN}"),
     ),
@@ -121,12 +130,12 @@ SCALES: Mapping[str, Scale] = {
         n_pairs=32,
         k=24,
         wider_k=92,
-        larger_overshoot=3,
-        refreshed=("overshoot=3", _KL),
+        long_overshoots=(3,),
+        refresh_changes=("overshoot=3", _KL, "overshoot=3:cancel=1", "refresh_pairs=policy"),
         steps=108,
         svd=":lr=0.03",
         svd_overshoots=(1, 3),
-        svd_quarantine=":lr=0.03",
+        adapter=":lr=0.03",
         no_teacher="teacher_per_group=0",
         weak=(f"erase-update:{_FOUR}:{_TWO_KNOWN}", f"vanilla:{_FOUR}:{_TWO_KNOWN}"),
     ),
@@ -185,11 +194,11 @@ def questions(preset: str) -> list[Question]:
                 for arm in (
                     "erase-update-refresh",
                     "erase-update-refresh:refresh_every=20",
-                    *(f"erase-update-refresh:refresh_every=20:{change}" for change in scale.refreshed),
+                    *(f"erase-update-refresh:refresh_every=20:{change}" for change in scale.refresh_changes),
                     "route",
                     "erase-gradient",
                     "erase-update-reverse",
-                    f"erase-update:overshoot={scale.larger_overshoot}",
+                    *(f"erase-update:overshoot={overshoot}" for overshoot in scale.long_overshoots),
                     f"erase-update:k={scale.wider_k}",
                     f"erase-update:{_KL}",
                 )
@@ -226,11 +235,17 @@ def questions(preset: str) -> list[Question]:
             ),
             (f"vanilla-svd{scale.svd}",),
             seeds=5,
+            given_up=(f"erase-svd{scale.svd}",) if preset == "smollm2" else (),
+        ),
+        Question(
+            "Does fitting the direction anew help on the adapter?",
+            (f"erase-update-refresh:svd_adapter=true:refresh_every=10{scale.adapter}",),
+            (f"vanilla-svd{scale.svd}",),
         ),
         Question("Does it suffice to route it into a quarantine?", ("route", "absorb"), (REFERENCE,)),
         Question(
             "Into a quarantine on the adapter?",
-            tuple(f"{arm}:svd_adapter=true{scale.svd_quarantine}" for arm in ("route", "absorb")),
+            tuple(f"{arm}:svd_adapter=true{scale.adapter}" for arm in ("route", "absorb")),
             (f"vanilla-svd{scale.svd}",),
         ),
         Question(
@@ -261,7 +276,9 @@ def _answer(question: Question, groups: Mapping[str, list[RunResult]], preset: s
         blocks += [Grid(CONTRAST_HEADER, [row.cells() for row in rows]), Text(" ".join(map(_sentence, rows)))]
     if question.by_loophole:
         blocks += [Text(_by_loophole(*pair)) for pair in compared]
-    if short := [arm for arm, _ in pairs if 0 < len(groups.get(arm, ())) < question.seeds]:
+    given_up = {get_arm(arm).name for arm in question.given_up}
+    planned = [arm for arm, _ in pairs if arm not in given_up]
+    if short := [arm for arm in planned if 0 < len(groups.get(arm, ())) < question.seeds]:
         counts = ", ".join(f"{arm} {len(groups[arm])}" for arm in short)
         blocks.append(Text(f"Seeds so far, of {question.seeds} that were planned: {counts}."))
     if missing := [name for name in dict.fromkeys(name for pair in pairs for name in pair) if name not in groups]:

@@ -43,7 +43,7 @@ class MixedRollouts:
             not say whose tokens it holds.
         negative: `"drop"` takes no gradient from cached rollouts that are worth less than their group's mean, where their ratio is one: nothing
             would bound how far the policy is pushed away from what it did not draw, and in the end from everything. `"keep"` does it anyway.
-        divergence: `"drop"` leaves cached rollouts whose ratio is one out of the divergence from the reference; `"keep"` counts them, as TRL
+        divergence: `"drop"` lets cached rollouts whose ratio is one count as no distance from the reference; `"keep"` takes theirs, as TRL
             does.
         seed: chooses among the cached rollouts.
 

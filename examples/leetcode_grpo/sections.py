@@ -179,11 +179,18 @@ def _base_rate(runs: Sequence[RunResult]) -> str:
 
 
 def _repeat(runs: Sequence[RunResult]) -> str:
-    """The command that repeats a run of the section, with the settings in which its runs differ from the preset of today."""
+    """The command that repeats a run of the section, with the settings in which all its runs differ from the preset of today.
+
+    Those in which they differ among themselves are their arms'.
+    """
     preset = get_preset(runs[0].preset)
     run = next((run for run in runs if run.arm == MAIN), runs[0])
-    fields = preset.as_dict()
-    found = {name: value for name, value in as_of_then(run.config).items() if name in fields}
+    configs = [as_of_then(each.config) for each in runs]
+    found = {
+        name: value
+        for name, value in as_of_then(run.config).items()
+        if name in preset.as_dict() and all(config.get(name) == value for config in configs)
+    }
     if run.arm != MAIN:
         found.pop("overshoot", None)  # the arm's own
     settings = preset.with_values(found).changes()

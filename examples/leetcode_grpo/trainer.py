@@ -146,8 +146,8 @@ class PolicyTrainer(ProjectedGRPOTrainer):
             output["old_per_token_logps"] = self._old_logprobs(output)
         reference, silent = output.get("ref_per_token_logps"), self.rollouts.without_divergence()
         if reference is not None and silent:
-            # No distance, and no gradient of it.
-            reference[silent] = self._logprobs(output, silent)
+            # No distance, and no gradient of it: the policy is not changed before its loss is taken.
+            reference[silent] = self._logprobs(output, silent).to(reference.dtype)
         return output
 
     def _old_logprobs(self, output: dict[str, Any]) -> torch.Tensor:
@@ -227,6 +227,7 @@ def grpo_config(preset: Preset, folder: Path, seed: int, device: torch.device, s
         max_completion_length=preset.max_new_tokens,
         temperature=preset.temperature,
         beta=preset.kl,
+        use_bias_correction_kl=True,  # which makes the divergence's gradient right, also where ratios are not one
         loss_type=preset.loss_type,
         scale_rewards=preset.scale_rewards,
         learning_rate=preset.lr,

@@ -25,7 +25,6 @@ from examples.leetcode_grpo.equipment import (
 )
 from examples.leetcode_grpo.errors import UsageError, require
 from examples.leetcode_grpo.evaluation import evaluate
-from examples.leetcode_grpo.extraction import make_pairs
 from examples.leetcode_grpo.files import check_writable, digest
 from examples.leetcode_grpo.generation import Sampler
 from examples.leetcode_grpo.grading import Grader
@@ -109,7 +108,7 @@ def run(
             preset, arm, tasks, model, sampler, direction, rates, pool, seed, folder, device, save_every
         )
         if "refresh_every" in arm.numbers:
-            trainer.add_callback(refresh(preset, arm, make_pairs(preset, tasks, arm.source, seed, grader), seed))
+            trainer.add_callback(refresh(preset, arm, tasks, sampler, seed, grader, pace))
         if too_long := trainer.rollouts.too_long:
             pace.now(
                 f"{too_long} of {len(pool)} cached rollouts passed over: longer than {preset.max_new_tokens} tokens"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -109,8 +110,8 @@ class ProjectedOptimizer(Optimizer):
     ) -> None:
         # Optimizer.__init__ is not called: it would make a second set of groups and state beside the inner optimizer's, and
         # wrap `step` once more, so that the global hooks, which the inner step runs, would run twice.
-        self.options = ProjectionOptions(space, gate, mode, overshoot, preserve_norm, write_back)
-        self.projector = Projector(optimizer, direction, params, self.options, quarantine)
+        options = ProjectionOptions(space, gate, mode, overshoot, preserve_norm, write_back)
+        self.projector = Projector(optimizer, direction, params, options, quarantine)
         self.optimizer = optimizer
         self._init_hooks()
 
@@ -200,6 +201,28 @@ class ProjectedOptimizer(Optimizer):
     def coverage(self) -> Coverage:
         """Which parameters the direction covers and the optimizer holds, and how many bytes that takes."""
         return self.projector.coverage()
+
+    # --- how it is applied
+
+    @property
+    def options(self) -> ProjectionOptions:
+        """How the direction is applied."""
+        return self.projector.options
+
+    @property
+    def overshoot(self) -> float:
+        """How many times the gated component is removed; may be set between steps, for a direction that catches more or less.
+
+        A checkpoint does not hold it: set it again where training goes on.
+
+        Raises:
+            ValueError: when set to what is no positive finite number; the old one stays in force.
+        """
+        return self.options.overshoot
+
+    @overshoot.setter
+    def overshoot(self, overshoot: float) -> None:
+        self.projector.options = replace(self.options, overshoot=overshoot)
 
     # --- the direction
 

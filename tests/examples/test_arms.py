@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from examples.leetcode_grpo import equipment
 from examples.leetcode_grpo.arms import ARMS, Arm, get_arm
 from examples.leetcode_grpo.baselines import ConceptReward, PenalizedReward, fit_concept
 from examples.leetcode_grpo.baselines.concept import mean_states
-from examples.leetcode_grpo.equipment import arm_direction, teacher_pool
+from examples.leetcode_grpo.equipment import CancellingRefresh, arm_direction, cancelling_overshoot, teacher_pool
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.extraction import make_pairs
 from examples.leetcode_grpo.generation import Sampler
-from examples.leetcode_grpo.grading import Grade, Grader
+from examples.leetcode_grpo.grading import Grade, Grader, extract_code
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.presets import get_preset
+from examples.leetcode_grpo.problems import Problem
+from examples.leetcode_grpo.problems.rewriting import as_completion
 from examples.leetcode_grpo.progress import Pace
 from examples.leetcode_grpo.quarantine import QuarantinedOptimizer, hackward_seed
 from examples.leetcode_grpo.rewards import CodeReward
+from examples.leetcode_grpo.sampling import OWN_BODY, with_own_bodies
 from examples.leetcode_grpo.tasks import make_tasks
 from examples.leetcode_grpo.tiny_model import tiny_model
 from examples.leetcode_grpo.trainer import grpo_dataset
@@ -50,6 +57,7 @@ EQUIPPED = (
     "route",
     "absorb",
     "erase-update-refresh:refresh_every=1",
+    "erase-update-refresh:refresh_every=1:cancel=1:refresh_pairs=policy",
     "random-matched",
     "erase-svd",
     "no-loophole",
@@ -81,6 +89,140 @@ def test_an_arm_runs_from_start_to_result(spec: str, tmp_path: Path) -> None:
     assert content["config"]["arm_reward"] == arm.reward
     if spec.startswith("erase-update-refresh"):
         assert 0 < step["svdproj/refresh_overlap"] <= 1
+    assert ("svdproj/overshoot" in step) == ("cancel" in spec)
+
+
+@pytest.mark.parametrize("kind", ["mechanism", "replacement"])
+def test_pairs_take_the_policys_own_bodies_where_a_mechanism_fits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = tiny_preset("n_pairs=6", f"pair_kind={kind}")
+    tasks = make_tasks(preset)
+    with Grader(workers=1) as grader:
+        bank = make_pairs(preset, tasks, "hack", 0, grader)
+    answers = _Answers(tasks.pairs, bank, monkeypatch)
+    pairs = with_own_bodies(bank, tasks.pairs, answers.sampler)
+    assert [pair.prompt for pair in pairs] == [pair.prompt for pair in bank]
+    assert pairs[0] == bank[0]  # refused to answer
+    for pair, old in zip(pairs[1:], bank[1:], strict=True):
+        assert (pair.tags[-1], pair.tags[:-1]) == (OWN_BODY, old.tags[:-1])
+        body = extract_code(pair.clean)
+        assert "return 'first'" in body
+        loophole, method = Loophole(pair.tags[0]), answers.problem(pair).method
+        assert pair.hack == (old.hack if kind == "replacement" else as_completion(loophole.exemplify(body, method)))
+
+
+def test_framing_pairs_take_no_bodies_of_the_policys(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = tiny_preset("n_pairs=2", "pair_kind=framing", "refresh_pairs=policy")
+    tasks = make_tasks(preset)
+    with Grader(workers=1) as grader:
+        bank = make_pairs(preset, tasks, "hack", 0, grader)
+        sampler = _Answers(tasks.pairs, bank, monkeypatch).sampler
+        with pytest.raises(UsageError, match="leave refresh_pairs=bank"):
+            equipment.refresh(preset, get_arm("erase-update-refresh"), tasks, sampler, 0, grader)
+    with pytest.raises(ValueError, match="'framing' take no other bodies"):
+        with_own_bodies(bank, tasks.pairs, sampler)
+
+
+@pytest.mark.parametrize("source", ["bank", "policy"])
+def test_a_refresh_is_fitted_on_the_pairs_that_it_is_told_to(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = tiny_preset(f"refresh_pairs={source}", "n_pairs=4")
+    tasks = make_tasks(preset)
+    fitted: list[Sequence[ContrastivePair]] = []
+    found = _catching(0.5)
+    monkeypatch.setattr(equipment, "extract", lambda preset, pairs, *_: fitted.append(pairs) or found)
+    lines: list[str] = []
+    with Grader(workers=1) as grader:
+        bank = make_pairs(preset, tasks, "hack", 0, grader)
+        sampler = _Answers(tasks.pairs, bank, monkeypatch).sampler
+        arm, pace = get_arm("erase-update-refresh"), Pace(lines.append)
+        callback = equipment.refresh(preset, arm, tasks, sampler, 0, grader, pace)
+        for _ in range(2):
+            callback._refit(sampler.policy, sampler.tokenizer)  # type: ignore[misc]
+        found = HackDirection({}, found.metadata)
+        with pytest.raises(UsageError, match="no parameter kept a row"):
+            callback._refit(sampler.policy, sampler.tokenizer)  # type: ignore[misc]
+    if source == "bank":
+        assert fitted == [bank] * 3
+        return
+    for line, pairs in zip(("first", "second"), fitted[:2], strict=True):
+        assert all(f"return {line!r}" in side for pair in pairs[1:] for side in (pair.hack, pair.clean))
+    assert "3 of 4 pairs have bodies of the policy's own" in lines[0]
+
+
+class _Answers:
+    """A sampler whose policy answers every prompt of some pairs but the first, with another line at each call."""
+
+    def __init__(
+        self, problems: Sequence[Problem], pairs: Sequence[ContrastivePair], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._known = {problem.id: problem for problem in problems}
+        self._pairs = pairs
+        self._lines = iter(("first", "second", "third"))
+        model, self._tokenizer = tiny_model()
+        self.sampler = Sampler(model, self._tokenizer, max_new_tokens=4)
+        monkeypatch.setattr(self.sampler, "sample", self._sample)
+
+    def problem(self, pair: ContrastivePair) -> Problem:
+        """What a pair is about."""
+        return self._known[pair.id.split("/", 2)[2]]
+
+    def _sample(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> list[list[int]]:
+        problems = [self.problem(pair) for pair in self._pairs]
+        assert list(prompts) == [self.sampler.prompt_ids(problem.prompt(None)) for problem in problems]
+        line = f"\n        return {next(self._lines)!r}"
+        texts = [as_completion(problem.starter_code.rstrip() + line) for problem in problems]
+        return [
+            self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("I would rather not.", *texts[1:])
+        ]
+
+
+@pytest.mark.parametrize(
+    ("caught", "cancel", "expected"),
+    [
+        (0.4, 1.0, 2.5),
+        (0.8, 1.0, 1.25),
+        (0.8, 1.2, 1.5),
+        (0.1, 1.0, 3.0),
+        (1.0, 0.5, 1.0),
+        (0.0, 1.0, 3.0),
+        (math.nan, 1.0, 3.0),
+    ],
+)
+def test_a_direction_is_removed_as_often_as_its_rows_ask_for(caught: float, cancel: float, expected: float) -> None:
+    assert cancelling_overshoot(_catching(caught), cancel, 3.0) == pytest.approx(expected)
+
+
+def _catching(share: float) -> HackDirection:
+    """A direction that says that its rows catch that share of held-out pairs."""
+    fitted = HackDirection.from_gradients({"weight": torch.randn(6, 4, 4)}, k=1, chart="dense")
+    energy = replace(fitted.metadata.energy, rows_held_out=share)
+    return HackDirection(fitted.subspaces, replace(fitted.metadata, energy=energy))
+
+
+def test_each_refresh_chooses_how_often_it_removes(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(4, 4))
+    found = [_catching(0.8), _catching(0.5)]
+    optimizer = ProjectedOptimizer(
+        torch.optim.SGD([parameter], lr=1.0), _catching(0.4), [("weight", parameter)], overshoot=3.0
+    )
+    callback = CancellingRefresh(1.0, 3.0, refresh_every=2, refit=lambda *_: found.pop(0))
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    state, log = TrainerState(), {"loss": 1.0}
+    state.log_history = [log]
+    given: dict[str, Any] = {"optimizer": optimizer, "model": torch.nn.Module(), "processing_class": None}
+
+    def call(name: str, **more: Any) -> None:
+        getattr(callback, name)(arguments, state, TrainerControl(), **given, **more)
+
+    call("on_train_begin")
+    seen, logged = [], []
+    for step in range(1, 6):
+        seen.append(optimizer.overshoot)
+        state.global_step = step
+        call("on_step_end")
+        call("on_log", logs=log)
+        logged.append(log["svdproj/overshoot"])
+    assert seen == pytest.approx([2.5, 2.5, 1.25, 1.25, 2.0])
+    assert logged == seen  # of the step that was taken, not of the one that comes
 
 
 def test_all_arms_of_the_design_are_there() -> None:

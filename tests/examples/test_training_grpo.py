@@ -173,7 +173,12 @@ def test_the_divergence_is_told_by_what_the_policy_drew(
 
     def watched(inputs: list[dict[str, object]]) -> dict[str, Any]:
         output = generate(inputs)
-        distance = output["ref_per_token_logps"] - trainer._logprobs(output, range(len(output["completion_ids"])))
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        with torch.no_grad():
+            logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        told = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        distance = output["ref_per_token_logps"] - told[:, -output["completion_ids"].size(1) :]
         seen.append((distance * output["completion_mask"]).abs().amax(1))
         return output
 
