@@ -3,7 +3,8 @@
 Run it as `python -m benchmarks.validation [--family smollm2|demo|qwen3] [--device cpu|cuda] [--out FILE]`; with `--page` it
 measures nothing and puts the tables of `benchmarks/results/validation-*.json` into the documentation. A direction from hack
 against clean, random ones (in its charts and anywhere), and a placebo (clean against clean, in another style) are validated
-on the same held-out hack pairs; the direction is also asked about held-out placebo pairs, which have no hack in them.
+on the same held-out hack pairs; the direction is also asked about held-out placebo pairs, which have no hack in them. With
+`--by-loophole` it is asked about the held-out pairs of each of the experiment's four loopholes, and no controls are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.parts.records import RESULTS, table, write_record
 from examples.leetcode_grpo.files import write_text
 from examples.leetcode_grpo.loopholes import Loophole
 from examples.leetcode_grpo.pairs import bank_pairs, placebo_pairs
+from examples.leetcode_grpo.presets import FOUR_LOOPHOLES
 from examples.leetcode_grpo.problems import load_problems
 from svdproj import ContrastivePair, HackDirection
 from svdproj.controls import random_direction
@@ -59,6 +61,30 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     model, tokenizer = load_family(options.family, options.device)
     setting = Setting(model, tokenizer, options)
+    direction, rows = (_by_loophole if options.by_loophole else _with_controls)(setting)
+    return {
+        "family": options.family,
+        **facts(options.device),
+        "config": {key: value for key, value in vars(options).items() if key not in ("out", "page")},
+        "seconds": round(time.perf_counter() - started, 1),
+        "direction": direction.metadata.to_json() | {"energy_by_parameter": None, "weight_fingerprints": None},
+        "rows": rows,
+    }
+
+
+def _by_loophole(setting: Setting) -> tuple[HackDirection, list[dict[str, Any]]]:
+    options = setting.options
+    total = options.pairs + options.held_out
+    hacks = bank_pairs(load_problems("builtin"), [Loophole(name) for name in FOUR_LOOPHOLES], total, options.seed)
+    direction = setting.fit(hacks[: options.pairs])
+    parts = {name: ContrastivePair.select(hacks[options.pairs :], tags=[name]) for name in FOUR_LOOPHOLES}
+    return direction, [
+        setting.row("hack against clean", direction, f"{name} pairs", part) for name, part in parts.items()
+    ]
+
+
+def _with_controls(setting: Setting) -> tuple[HackDirection, list[dict[str, Any]]]:
+    options = setting.options
     problems, total = load_problems("builtin"), options.pairs + options.held_out
     hacks = bank_pairs(problems, list(Loophole), total, options.seed)
     placebos = placebo_pairs(problems, list(Loophole), total, options.seed)
@@ -72,14 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     controls = {f"random {seed}": random_direction(direction, seed) for seed in range(options.random)}
     controls["random, anywhere"] = random_direction(direction, 0, ambient=True)
     rows += [setting.row(label, control, "hack pairs", held_out) for label, control in controls.items()]
-    return {
-        "family": options.family,
-        **facts(options.device),
-        "config": {key: value for key, value in vars(options).items() if key not in ("out", "page")},
-        "seconds": round(time.perf_counter() - started, 1),
-        "direction": direction.metadata.to_json() | {"energy_by_parameter": None, "weight_fingerprints": None},
-        "rows": rows,
-    }
+    return direction, rows
 
 
 def as_table(record: dict[str, Any]) -> str:
@@ -110,7 +129,7 @@ def page_section(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         config, meta = record["config"], record["direction"]
         parts.append(
-            f"*{record['family']}* on {record['device']}, {config['pairs']} pairs fitted and {config['held_out']} held out, {meta['chart']} chart of rank "
+            f"*{record['family']}*{', by loophole,' if config.get('by_loophole') else ''} on {record['device']}, {config['pairs']} pairs fitted and {config['held_out']} held out, {meta['chart']} chart of rank "
             f"{meta['chart_rank']}, k = {meta['k']}, seed {config['seed']}, torch {record['versions']['torch']}:\n\n{as_table(record)}"
         )
     return "\n\n".join(parts)
@@ -136,6 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=64, help="to fit on")
     parser.add_argument("--held-out", type=int, default=32, help="to validate on")
     parser.add_argument("--random", type=int, default=3, help="random directions in the charts")
+    parser.add_argument(
+        "--by-loophole", action="store_true", help="validate on each loophole's pairs, without controls"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
