@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from trl import GRPOTrainer
 
 from examples.leetcode_grpo.arms import ARMS, get_arm
+from examples.leetcode_grpo.equipment import CancellingRefresh
 from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.presets import Preset
 from examples.leetcode_grpo.records import step_records
@@ -221,6 +223,23 @@ def test_a_gradient_that_is_not_finite_ends_the_run(
     assert enabled
     assert not any(enabled)  # its attention is a known cause
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+def test_a_resumed_run_removes_a_refreshed_direction_as_often_as_before(
+    preset: Preset, tasks: Tasks, direction: HackDirection, tmp_path: Path
+) -> None:
+    energy = replace(direction.metadata.energy, rows_held_out=0.5)
+    refreshed = HackDirection(direction.subspaces, replace(direction.metadata, energy=energy))
+
+    def trained(checkpoint: str | None) -> list[float]:
+        trainer = tiny_trainer(preset, tasks, direction, get_arm("erase-update"), tmp_path, save_every=2)
+        trainer.add_callback(CancellingRefresh(1.0, 3.0, refresh_every=2, refit=lambda *_: refreshed))
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return [entry["svdproj/overshoot"] for entry in trainer.state.log_history if "svdproj/overshoot" in entry]
+
+    # The first direction does not say what its rows catch, so that the bound is taken.
+    assert trained(None) == [3.0, 3.0, 2.0]
+    assert trained(_last_checkpoint(tmp_path)) == [3.0, 3.0, 2.0]
 
 
 @pytest.mark.parametrize("spec", ["erase-update", "route", "absorb:absorb_nats=100"])
