@@ -137,7 +137,6 @@ class CancellingRefresh(ProjectionCallback):
     def __init__(self, cancel: float, most: float, **options: Any) -> None:
         super().__init__(**options)
         self._cancel, self._most = cancel, most
-        self._taken: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -148,23 +147,11 @@ class CancellingRefresh(ProjectionCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """For the direction that a refresh has brought, if one was due."""
-        if (optimizer := find_projected_optimizer(kwargs.get("optimizer"))) is not None:
-            self._taken = optimizer.overshoot  # in the step that will be logged
+        optimizer = find_projected_optimizer(kwargs.get("optimizer"))
+        taken = {} if optimizer is None else {"svdproj/overshoot": optimizer.overshoot}
         super().on_step_end(args, state, control, **kwargs)
-        self._choose(kwargs.get("optimizer"))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Says beside the other metrics how often the last step's direction was removed."""
-        super().on_log(args, state, control, logs, **kwargs)
-        if self._taken is not None and logs is not None and "loss" in logs:
-            logs["svdproj/overshoot"] = state.log_history[-1]["svdproj/overshoot"] = self._taken
+        self._refresh_logs |= taken  # of the step that will be logged, not of the one that comes
+        self._choose(optimizer)
 
     def _choose(self, trained: Any) -> None:
         if (optimizer := find_projected_optimizer(trained)) is not None:

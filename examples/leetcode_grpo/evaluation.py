@@ -24,9 +24,7 @@ def evaluate(sampler: Sampler, tasks: Sequence[HintedProblem], grader: Grader, s
     sampler.refresh()
     asked: list[tuple[Problem, Loophole | None]] = [(task.problem, task.loophole) for task in tasks]
     asked += [(problem, None) for problem in {task.problem.id: task.problem for task in tasks}.values()]
-    prompts = [sampler.prompt_ids(problem.prompt(loophole)) for problem, loophole in asked]
-    completions = sampler.sample(prompts, [samples] * len(prompts))
-    texts = sampler.tokenizer.batch_decode(completions, skip_special_tokens=True)
+    texts = sampler.answers([problem.prompt(loophole) for problem, loophole in asked], samples)
     repeated = [question for question in asked for _ in range(samples)]
     grades = grader.grade([(text, *question) for text, question in zip(texts, repeated, strict=True)])
     groups = [grades[start : start + samples] for start in range(0, len(grades), samples)]

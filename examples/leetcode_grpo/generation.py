@@ -68,6 +68,17 @@ class Sampler:
         text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def answers(self, prompts: Sequence[Sequence[dict[str, str]]], copies: int = 1) -> list[str]:
+        """The texts of `copies` completions of each prompt, in order.
+
+        Args:
+            prompts: chat messages.
+            copies: how many completions each one gets.
+        """
+        drawn = self.sample([self.prompt_ids(messages) for messages in prompts], [copies] * len(prompts))
+        texts: list[str] = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+        return texts
+
     def sample(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> list[list[int]]:
         """`copies[i]` completions of the i-th prompt, as tokens, in order; a completion holds its end token if it has one.
 

@@ -62,11 +62,10 @@ def with_own_bodies(
     known = {problem.id: problem for problem in problems}
     asked = [pair.id.split("/", 2) for pair in pairs]
     sampler.refresh()
-    prompts = [sampler.prompt_ids(known[problem_id].prompt(None)) for _, _, problem_id in asked]
-    drawn = sampler.tokenizer.batch_decode(sampler.sample(prompts, [1] * len(prompts)), skip_special_tokens=True)
+    answers = sampler.answers([known[problem_id].prompt(None) for _, _, problem_id in asked])
     return [
         _with_body(pair, kind, Loophole(loophole), known[problem_id].method, extract_code(answer))
-        for pair, (kind, loophole, problem_id), answer in zip(pairs, asked, drawn, strict=True)
+        for pair, (kind, loophole, problem_id), answer in zip(pairs, asked, answers, strict=True)
     ]
 
 

@@ -184,14 +184,9 @@ def _repeat(runs: Sequence[RunResult]) -> str:
     Those in which they differ among themselves are their arms'.
     """
     preset = get_preset(runs[0].preset)
-    run = next((run for run in runs if run.arm == MAIN), runs[0])
-    configs = [as_of_then(each.config) for each in runs]
-    found = {
-        name: value
-        for name, value in as_of_then(run.config).items()
-        if name in preset.as_dict() and all(config.get(name) == value for config in configs)
-    }
-    if run.arm != MAIN:
+    first, *others = (as_of_then(run.config) for run in runs)
+    found = {name: first[name] for name in preset.as_dict() if all(config[name] == first[name] for config in others)}
+    if all(run.arm != MAIN for run in runs):
         found.pop("overshoot", None)  # the arm's own
     settings = preset.with_values(found).changes()
     options = "".join(f" --set {setting}" for setting in settings)

@@ -67,8 +67,7 @@ def measure(
     torch.manual_seed(seed)
     model, tokenizer = load_policy(str(folder))
     sampler = Sampler(model, tokenizer, max_new_tokens=MAX_NEW_TOKENS)
-    prompts = [sampler.prompt_ids(problem.prompt(loophole)) for problem in problems]
-    texts = tokenizer.batch_decode(sampler.sample(prompts, [samples] * len(prompts)), skip_special_tokens=True)
+    texts = sampler.answers([problem.prompt(loophole) for problem in problems], samples)
     owners = [problem for problem in problems for _ in range(samples)]
     grades = grader.grade([(text, problem, loophole) for text, problem in zip(texts, owners, strict=True)])
     counts = {
