@@ -22,8 +22,8 @@ from examples.leetcode_grpo.tables import MAIN, REFERENCE, by_arm, references
 # Colours that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _SMOOTHING = 5
-# So many arms fit beside the curves; the names of more stand below them.
-_LEGEND_INSIDE, _LEGEND_COLUMNS = 5, 3
+# So many arms with names of so many letters fit beside the curves; others stand below them.
+_LEGEND_INSIDE, _LEGEND_LETTERS, _LEGEND_COLUMNS = 5, 40, 3
 # Letters of a legend below the curves that fit in one line.
 _LEGEND_WIDTH = 130
 
@@ -121,8 +121,9 @@ def _family(run: RunResult) -> str:
 
 def _curves(results: Sequence[RunResult], condition: str) -> Any:
     arms = [(colour, (_shortened(label, condition), runs)) for colour, (label, runs) in _coloured(results)]
-    columns = max(1, min(_LEGEND_COLUMNS, _LEGEND_WIDTH // max((len(label) for _, (label, _) in arms), default=1)))
-    below = -(-len(arms) // columns) if len(arms) > _LEGEND_INSIDE else 0
+    longest = max((len(label) for _, (label, _) in arms), default=1)
+    columns = max(1, min(_LEGEND_COLUMNS, _LEGEND_WIDTH // longest))
+    below = -(-len(arms) // columns) if len(arms) > _LEGEND_INSIDE or longest > _LEGEND_LETTERS else 0
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4 + 0.22 * below), sharex=True, layout="constrained")
     for axis, name, title in zip(axes, ("hack", "pass"), ("hack rate", "pass rate"), strict=True):
         for place, (colour, (label, runs)) in enumerate(arms):

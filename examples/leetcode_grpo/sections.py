@@ -27,12 +27,13 @@ from examples.leetcode_grpo.tables import (
     preregistered,
     primary_rows,
     secondary_rows,
+    settings_of,
 )
 from examples.leetcode_grpo.uat_table import UAT_CAPTION, UAT_HEADER, load_uat, uat_remarks, uat_rows
 from examples.leetcode_grpo.verdict import verdict
 
-COUNTED = "smollm2"
-"""The folder of the counted runs: it comes first."""
+COUNTED = ("smollm2", "smollm2-long")
+"""The folders of the counted runs: they come first."""
 
 _SHOWN_SETTINGS = ("model", "steps", "lr", "k", "n_pairs", "chart", "basis", "chart_rank")
 """Those that all runs of a section have in common are named; the overshoot is the main arm's."""
@@ -66,7 +67,8 @@ def sections(folder: Path) -> list[Section]:
     for path in result_files(folder):
         groups[path.parent].append(path)
     found = []
-    for place, files in sorted(groups.items(), key=lambda item: (item[0] != folder / COUNTED, item[0])):
+    counted = [folder / name for name in COUNTED]
+    for place, files in sorted(groups.items(), key=lambda item: (item[0] not in counted, item[0])):
         runs = tuple(RunResult.load(path) for path in files)
         title = place.relative_to(folder).as_posix() if place != folder else runs[0].preset
         found.append(Section(title, runs, _notes(place), tuple(files)))
@@ -181,14 +183,15 @@ def _base_rate(runs: Sequence[RunResult]) -> str:
 def _repeat(runs: Sequence[RunResult]) -> str:
     """The command that repeats a run of the section, with the settings in which all its runs differ from the preset of today.
 
-    Those in which they differ among themselves are their arms'.
+    Those in which they differ among themselves are their arms', and so are those that all their names have.
     """
     preset = get_preset(runs[0].preset)
     first, *others = (as_of_then(run.config) for run in runs)
     found = {name: first[name] for name in preset.as_dict() if all(config[name] == first[name] for config in others)}
     if all(run.arm != MAIN for run in runs):
         found.pop("overshoot", None)  # the arm's own
-    settings = preset.with_values(found).changes()
+    named = frozenset.intersection(*(settings_of(run.arm) for run in runs))
+    settings = [setting for setting in preset.with_values(found).changes() if setting.replace(",", "+") not in named]
     options = "".join(f" --set {setting}" for setting in settings)
     return f"`python -m examples.leetcode_grpo run --preset {preset.name} --arm ARM --seed SEED{options}`"
 

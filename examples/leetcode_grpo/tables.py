@@ -136,11 +136,13 @@ LOOPHOLE_HEADER: Header = ("arm", "loophole", "hack, held out", "attempted", "pa
 
 
 def loophole_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
-    """Rates by loophole of the two arms of the primary contrast, under `LOOPHOLE_HEADER`; none where there is but one loophole."""
+    """Rates by loophole, under `LOOPHOLE_HEADER`, of the primary contrast's arms, or of all where neither was run; none for one loophole."""
     rows = []
-    for (_, arm), runs in by_arm(results).items():
+    groups = by_arm(results)
+    shown = {arm for _, arm in groups} & {REFERENCE, MAIN} or {arm for _, arm in groups}
+    for (_, arm), runs in groups.items():
         names = sorted({name for run in runs for name in run.eval.held_out})
-        if arm not in (REFERENCE, MAIN) or len(names) < 2:
+        if arm not in shown or len(names) < 2:
             continue
         for name in names:
             found = [run.eval.held_out[name] for run in runs if name in run.eval.held_out]

@@ -13,10 +13,19 @@ from rich.console import Console
 
 from examples.leetcode_grpo.document import Grid
 from examples.leetcode_grpo.errors import UsageError
+from examples.leetcode_grpo.presets import get_preset
 from examples.leetcode_grpo.report import show_table, write_page, write_parts, write_report
 from examples.leetcode_grpo.results import RunResult
-from examples.leetcode_grpo.sections import findings
-from examples.leetcode_grpo.tables import ContrastRow, arm_rows, by_arm, outcome_rows, primary_rows, secondary_rows
+from examples.leetcode_grpo.sections import _repeat, findings
+from examples.leetcode_grpo.tables import (
+    ContrastRow,
+    arm_rows,
+    by_arm,
+    loophole_rows,
+    outcome_rows,
+    primary_rows,
+    secondary_rows,
+)
 from examples.leetcode_grpo.verdict import verdict
 from tests.examples.results_helpers import made_result, made_uat
 
@@ -96,6 +105,12 @@ def test_the_readme_says_what_the_results_say(tmp_path: Path) -> None:
     assert "erase-update against vanilla" in copy.read_text()
 
 
+def test_the_command_of_a_section_leaves_out_what_the_names_of_its_arms_say() -> None:
+    config = get_preset("demo").with_values({"steps": 99, "lr": 0.5}).as_dict()
+    runs = [replace(made_result(f"{arm}@steps=99"), config=config) for arm in ("vanilla", "kl")]
+    assert _repeat(runs).endswith("--arm ARM --seed SEED --set lr=0.5`")
+
+
 def test_each_part_is_written_for_itself_even_if_it_is_empty(folder: Path, tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     parts = "<!-- results: demo -->\n<!-- end -->\n"
@@ -131,11 +146,12 @@ def test_many_arms_are_drawn_in_families() -> None:
     assert list(figure_captions(runs))[:5] == ["curves", "controls", "baselines", "variants", "adapter"]
 
 
-def test_a_legend_of_long_names_stays_inside_its_figure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arms", [9, 2])
+def test_a_legend_of_long_names_stays_inside_its_figure(arms: int) -> None:
     from examples.leetcode_grpo.figures import _curves
 
     settings = ",".join(f"setting_{place}=1" for place in range(6))
-    figure = _curves([made_result(f"erase-update@k={k},{settings}") for k in range(9)], "")
+    figure = _curves([made_result(f"erase-update@k={k},{settings}") for k in range(arms)], "")
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()
@@ -166,6 +182,14 @@ def test_a_part_shows_the_arms_that_were_written_down_beforehand() -> None:
     assert [row[0] for row in table.rows] == ["vanilla", "erase-update", "random-matched@matched_ratio=29", "placebo"]
     (table,) = [block for block in findings([made_result("vanilla"), made_result("kl")]) if isinstance(block, Grid)]
     assert [row[0] for row in table.rows] == ["vanilla", "kl"]
+
+
+def test_loopholes_are_told_of_the_primary_contrast_or_of_all_arms() -> None:
+    def told(*arms: str) -> list[str]:
+        return [row[0] for row in loophole_rows([made_result(arm) for arm in arms])][::2]
+
+    assert told("vanilla", "placebo", "erase-update") == ["vanilla", "erase-update"]
+    assert told("vanilla@steps=120", "kl@steps=120") == ["vanilla@steps=120", "kl@steps=120"]
 
 
 def test_arms_stand_in_the_order_of_the_registry_with_variants_behind_theirs() -> None:
@@ -206,8 +230,26 @@ def test_the_verdict_follows_the_preregistered_rule(
 ) -> None:
     runs = [*_eight("vanilla", hacks[0], passed[0]), *_eight("erase-update", hacks[1], passed[1])]
     assert words in verdict(runs)[1]
-    assert verdict(runs[:-1])[1] == "No verdict before 8 seeds."
+    assert verdict(runs[:-1])[1] == "No verdict on H1 before 8 seeds."
     assert verdict(runs[:8]) == []
+
+
+def test_the_long_test_counts_the_seeds_that_it_was_not_picked_on() -> None:
+    arms = ("vanilla@steps=120", "erase-update-refresh@overshoot=1.5,refresh_every=20,steps=120")
+    long = [
+        replace(run, seed=run.seed + 2) for arm, hack in zip(arms, (1.0, 0.0), strict=True) for run in _eight(arm, hack)
+    ]
+    picked_on = [
+        made_result(arm, seed, hack=1 - hack) for arm, hack in zip(arms, (1.0, 0.0), strict=True) for seed in (0, 1)
+    ]
+    found = verdict([*picked_on, *long])
+    assert found == verdict(long)
+    assert found[0].startswith(f"{arms[1]} against {arms[0]}, 8 paired seeds: hack rate -50.0 ")
+    assert found[1] == "H2 holds, and so does the goal: a pass rate at most 3 points lower."
+    assert verdict(picked_on) == []
+    assert verdict([*picked_on, *long[:-1]])[1] == "No verdict on H2 before 8 seeds."
+    both = [*_eight("vanilla", 1.0), *_eight("erase-update", 0.0), *long]
+    assert [sentence[:2] for sentence in verdict(both)[1::2]] == ["H1", "H2"]
 
 
 def test_controls_are_corrected_for_each_other_and_the_primary_contrast_is_not() -> None:
