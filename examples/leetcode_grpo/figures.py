@@ -183,7 +183,10 @@ def _cosines(results: Sequence[RunResult]) -> Any:
     axis.set(xlabel="step", ylabel="hack-ward share of the step")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
-    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    long = any(len(label) > _LEGEND_LETTERS for _, (label, _) in _coloured(results))
+    figure.legend(
+        frameon=False, fontsize=8, loc="outside lower center" if long else "outside right upper", ncols=1 + long
+    )
     return figure
 
 

@@ -21,17 +21,23 @@ class Hypothesis:
     Args:
         name: what the verdict calls it.
         arm, reference: the two arms, as files name them.
+        preset: of the runs that count; any where it is None.
         seeds: which count; all where it is None.
     """
 
     name: str
     arm: str
     reference: str
+    preset: str | None = None
     seeds: range | None = None
 
     def contrast(self, runs: Sequence[RunResult]) -> ContrastRow | None:
         """The arm against its reference over the seeds that count; None where no seed has both."""
-        counted = [run for run in runs if self.seeds is None or run.seed in self.seeds]
+        counted = [
+            run
+            for run in runs
+            if (self.preset is None or run.preset == self.preset) and (self.seeds is None or run.seed in self.seeds)
+        ]
         arm, reference = ([run for run in counted if run.arm == name] for name in (self.arm, self.reference))
         rows = contrast_rows([(arm, reference)], correct=False) if arm and reference else []
         return rows[0] if rows else None
@@ -44,6 +50,7 @@ HYPOTHESES = (
         "H2",
         "erase-update-refresh@overshoot=1.5,refresh_every=20,steps=120",
         "vanilla@steps=120",
+        preset="smollm2",
         seeds=range(2, 2 + SEEDS),
     ),
 )
@@ -51,7 +58,7 @@ HYPOTHESES = (
 
 
 def verdict(runs: Sequence[RunResult]) -> list[str]:
-    """Sentences about each hypothesis; none about one of which an arm is missing. Fewer than eight seeds give no verdict."""
+    """Sentences about each hypothesis; none about one whose arms share no seed that counts. Fewer than eight seeds give no verdict."""
     return [
         sentence
         for hypothesis in HYPOTHESES

@@ -16,7 +16,7 @@ from examples.leetcode_grpo.errors import UsageError
 from examples.leetcode_grpo.presets import get_preset
 from examples.leetcode_grpo.report import show_table, write_page, write_parts, write_report
 from examples.leetcode_grpo.results import RunResult
-from examples.leetcode_grpo.sections import _repeat, findings
+from examples.leetcode_grpo.sections import _repeat, findings, sections
 from examples.leetcode_grpo.tables import (
     ContrastRow,
     arm_rows,
@@ -109,6 +109,12 @@ def test_the_command_of_a_section_leaves_out_what_the_names_of_its_arms_say() ->
     config = get_preset("demo").with_values({"steps": 99, "lr": 0.5}).as_dict()
     runs = [replace(made_result(f"{arm}@steps=99"), config=config) for arm in ("vanilla", "kl")]
     assert _repeat(runs).endswith("--arm ARM --seed SEED --set lr=0.5`")
+
+
+def test_the_counted_folders_come_first(tmp_path: Path) -> None:
+    for name in ("demo", "first", "smollm2-long", "smollm2"):
+        made_result(preset=name).save(tmp_path)
+    assert [section.title for section in sections(tmp_path)] == ["smollm2", "smollm2-long", "demo", "first"]
 
 
 def test_each_part_is_written_for_itself_even_if_it_is_empty(folder: Path, tmp_path: Path) -> None:
@@ -237,16 +243,21 @@ def test_the_verdict_follows_the_preregistered_rule(
 def test_the_long_test_counts_the_seeds_that_it_was_not_picked_on() -> None:
     arms = ("vanilla@steps=120", "erase-update-refresh@overshoot=1.5,refresh_every=20,steps=120")
     long = [
-        replace(run, seed=run.seed + 2) for arm, hack in zip(arms, (1.0, 0.0), strict=True) for run in _eight(arm, hack)
+        replace(run, seed=run.seed + 2, preset="smollm2")
+        for arm, hack in zip(arms, (1.0, 0.0), strict=True)
+        for run in _eight(arm, hack)
     ]
     picked_on = [
-        made_result(arm, seed, hack=1 - hack) for arm, hack in zip(arms, (1.0, 0.0), strict=True) for seed in (0, 1)
+        made_result(arm, seed, "smollm2", hack=1 - hack)
+        for arm, hack in zip(arms, (1.0, 0.0), strict=True)
+        for seed in (0, 1)
     ]
     found = verdict([*picked_on, *long])
     assert found == verdict(long)
     assert found[0].startswith(f"{arms[1]} against {arms[0]}, 8 paired seeds: hack rate -50.0 ")
     assert found[1] == "H2 holds, and so does the goal: a pass rate at most 3 points lower."
     assert verdict(picked_on) == []
+    assert verdict([replace(run, preset="demo") for run in long]) == []
     assert verdict([*picked_on, *long[:-1]])[1] == "No verdict on H2 before 8 seeds."
     both = [*_eight("vanilla", 1.0), *_eight("erase-update", 0.0), *long]
     assert [sentence[:2] for sentence in verdict(both)[1::2]] == ["H1", "H2"]
