@@ -121,7 +121,7 @@ def _family(run: RunResult) -> str:
 
 def _curves(results: Sequence[RunResult], condition: str) -> Any:
     arms = [(colour, (_shortened(label, condition), runs)) for colour, (label, runs) in _coloured(results)]
-    longest = max((len(label) for _, (label, _) in arms), default=1)
+    longest = _longest(arms)
     columns = max(1, min(_LEGEND_COLUMNS, _LEGEND_WIDTH // longest))
     below = -(-len(arms) // columns) if len(arms) > _LEGEND_INSIDE or longest > _LEGEND_LETTERS else 0
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4 + 0.22 * below), sharex=True, layout="constrained")
@@ -171,7 +171,8 @@ def _loopholes(results: Sequence[RunResult]) -> Any:
 
 def _cosines(results: Sequence[RunResult]) -> Any:
     figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
-    for colour, (label, runs) in _coloured(results):
+    arms = _coloured(results)
+    for colour, (label, runs) in arms:
         _band(axis, runs, "svdproj/cos_in", label, colour)
         _band(axis, runs, "svdproj/cos_out", None, colour, linestyle="--")
         # Of the arm's own shape: a control with more rows has another null.
@@ -183,7 +184,7 @@ def _cosines(results: Sequence[RunResult]) -> Any:
     axis.set(xlabel="step", ylabel="hack-ward share of the step")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
-    long = any(len(label) > _LEGEND_LETTERS for _, (label, _) in _coloured(results))
+    long = _longest(arms) > _LEGEND_LETTERS
     figure.legend(
         frameon=False, fontsize=8, loc="outside lower center" if long else "outside right upper", ncols=1 + long
     )
@@ -195,6 +196,11 @@ def _shortened(arm: str, condition: str) -> str:
     name, _, settings = arm.partition("@")
     own = [setting for setting in settings.split(",") if setting not in condition.split(",")]
     return "@".join(part for part in (name, ",".join(own)) if part)
+
+
+def _longest(arms: Any) -> int:
+    """Letters of the longest label, of arms as `_coloured` gives them."""
+    return max((len(label) for _, (label, _) in arms), default=1)
 
 
 def _coloured(results: Sequence[RunResult]) -> Any:

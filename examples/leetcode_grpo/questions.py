@@ -36,7 +36,6 @@ class Question:
         against: of each of `arms`, in the same order; one name stands for all.
         seeds: how many seeds were planned.
         by_loophole: the answer is in the loopholes that pairs did not know.
-        given_up: those of `arms` of which no more seeds are due, since the first destroyed the policy (PREREGISTRATION.md).
     """
 
     text: str
@@ -44,7 +43,6 @@ class Question:
     against: tuple[str, ...]
     seeds: int = 2
     by_loophole: bool = False
-    given_up: tuple[str, ...] = ()
 
     def pairs(self) -> list[tuple[str, str]]:
         """Names of arms, as files have them, with what each is compared with."""
@@ -85,6 +83,7 @@ class Scale:
         no_teacher: what sets the policy going without cached hacks, as a variant is written.
         weak: the main arm with pairs of two loopholes of four, and vanilla, whose cached hacks show the same two: else their absence would
             pass for the direction's work.
+        given_up: arms of which no more seeds are due, since the first destroyed the policy (PREREGISTRATION.md).
     """
 
     matched_ratio: int
@@ -100,6 +99,7 @@ class Scale:
     adapter: str
     no_teacher: str
     weak: tuple[str, str]
+    given_up: tuple[str, ...] = ()
 
 
 SCALES: Mapping[str, Scale] = {
@@ -123,6 +123,7 @@ SCALES: Mapping[str, Scale] = {
         adapter=":lr=0.03:overshoot=1.5",
         no_teacher="teacher_per_group=0:warm_hack_share=0.05:steps=50",
         weak=("weak-detector", f"vanilla:{_TWO_KNOWN}"),
+        given_up=("erase-svd:lr=0.03",),
     ),
     "demo": Scale(
         29,
@@ -235,7 +236,6 @@ def questions(preset: str) -> list[Question]:
             ),
             (f"vanilla-svd{scale.svd}",),
             seeds=5,
-            given_up=(f"erase-svd{scale.svd}",) if preset == "smollm2" else (),
         ),
         Question(
             "Does fitting the direction anew help on the adapter?",
@@ -276,7 +276,7 @@ def _answer(question: Question, groups: Mapping[str, list[RunResult]], preset: s
         blocks += [Grid(CONTRAST_HEADER, [row.cells() for row in rows]), Text(" ".join(map(_sentence, rows)))]
     if question.by_loophole:
         blocks += [Text(_by_loophole(*pair)) for pair in compared]
-    given_up = {get_arm(arm).name for arm in question.given_up}
+    given_up = {get_arm(arm).name for arm in SCALES[preset].given_up}
     planned = [arm for arm, _ in pairs if arm not in given_up]
     if short := [arm for arm in planned if 0 < len(groups.get(arm, ())) < question.seeds]:
         counts = ", ".join(f"{arm} {len(groups[arm])}" for arm in short)

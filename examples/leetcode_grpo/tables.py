@@ -139,7 +139,8 @@ def loophole_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
     """Rates by loophole, under `LOOPHOLE_HEADER`, of the primary contrast's arms, or of all where neither was run; none for one loophole."""
     rows = []
     groups = by_arm(results)
-    shown = {arm for _, arm in groups} & {REFERENCE, MAIN} or {arm for _, arm in groups}
+    arms = {arm for _, arm in groups}
+    shown = arms & {REFERENCE, MAIN} or arms
     for (_, arm), runs in groups.items():
         names = sorted({name for run in runs for name in run.eval.held_out})
         if arm not in shown or len(names) < 2:

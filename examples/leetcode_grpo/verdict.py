@@ -39,8 +39,7 @@ class Hypothesis:
             if (self.preset is None or run.preset == self.preset) and (self.seeds is None or run.seed in self.seeds)
         ]
         arm, reference = ([run for run in counted if run.arm == name] for name in (self.arm, self.reference))
-        rows = contrast_rows([(arm, reference)], correct=False) if arm and reference else []
-        return rows[0] if rows else None
+        return next(iter(contrast_rows([(arm, reference)], correct=False)), None)
 
 
 HYPOTHESES = (

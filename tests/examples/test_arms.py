@@ -135,11 +135,13 @@ def test_a_refresh_is_fitted_on_the_pairs_that_it_is_told_to(source: str, monkey
         sampler = _Answers(tasks.pairs, bank, monkeypatch).sampler
         arm, pace = get_arm("erase-update-refresh"), Pace(lines.append)
         callback = equipment.refresh(preset, arm, tasks, sampler, 0, grader, pace)
+        refit = callback._refit
+        assert refit is not None
         for _ in range(2):
-            callback._refit(sampler.policy, sampler.tokenizer)  # type: ignore[misc]
+            refit(sampler.policy, sampler.tokenizer)
         found = HackDirection({}, found.metadata)
         with pytest.raises(UsageError, match="no parameter kept a row"):
-            callback._refit(sampler.policy, sampler.tokenizer)  # type: ignore[misc]
+            refit(sampler.policy, sampler.tokenizer)
     if source == "bank":
         assert fitted == [bank] * 3
         return

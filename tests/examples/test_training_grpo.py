@@ -162,7 +162,12 @@ def test_what_is_cached_pushes_the_policy_away_only_where_that_has_a_bound_or_is
     ],
 )
 def test_the_divergence_is_told_by_what_the_policy_drew(
-    settings: tuple[str, ...], silent: bool, tasks: Tasks, direction: HackDirection, tmp_path: Path
+    settings: tuple[str, ...],
+    silent: bool,
+    tasks: Tasks,
+    direction: HackDirection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     preset = tiny_preset("steps=2", "teacher_per_group=1", "max_new_tokens=24", "kl=0.05", "lr=0.01", *settings)
     ids = tuple(tiny_model()[1](HACK, add_special_tokens=False)["input_ids"])
@@ -184,7 +189,7 @@ def test_the_divergence_is_told_by_what_the_policy_drew(
         seen.append((distance * output["completion_mask"]).abs().amax(1))
         return output
 
-    trainer._generate_and_score_completions = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", watched)
     trainer.train()
     # In the second step the policy has left the reference.
     cached, own = seen[1].view(2, preset.group_size).tensor_split([1], dim=1)
